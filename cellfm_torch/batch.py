@@ -1,0 +1,188 @@
+"""The one contract between data and model: a batch of cells laid end to end, without padding.
+
+Shapes: B cells, N genes of all cells together, L genes of the longest cell (padded form only).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model eats; a data module prepares cells accordingly.
+
+    Parameters
+    ----------
+    genes
+        Gene symbols in the order of the model's embedding rows, or None where the model does not know them.
+    first_id
+        Row of ``genes[0]``: 1 for CellFM, whose row 0 is padding.
+    value_transform
+        How counts become values. ``"log1p_cp10k"``: log1p(count / read depth * 1e4), natural logarithm.
+    expressed_only
+        True: a cell's tokens are its expressed genes. False: unexpressed genes fill the cell up to `max_genes`.
+    max_genes
+        Most gene tokens per cell; None for no limit.
+    read_depth
+        The model reads the (input, target) read depths S and T.
+    """
+
+    genes: tuple[str, ...] | None
+    first_id: int = 1
+    value_transform: str = "log1p_cp10k"
+    expressed_only: bool = True
+    max_genes: int | None = 2048
+    read_depth: bool = False
+
+
+@dataclass
+class CellBatch:
+    """Cells laid end to end: cell ``b`` owns genes ``offsets[b]:offsets[b + 1]``.
+
+    The order of genes inside a cell carries no meaning. Prefix tokens (cls, read depth) are the model's own
+    business and do not appear here.
+
+    Attributes
+    ----------
+    gene_ids : (N,) int64
+        Rows of the model's gene embedding.
+    values : (N,) float
+        Normalised expression, log1p(count / read depth * 1e4) for CellFM. Never read where `hidden`.
+    hidden : (N,) bool
+        The value is masked out.
+    offsets : (B + 1,) int64
+        Cell boundaries; ``offsets[0] == 0`` and ``offsets[-1] == N``.
+    cell_index : (B,) int64
+        Row of each cell in its source.
+    target, target_values : (N,) bool, (N,) float, or None
+        Which genes the loss asks for, and their true values.
+    read_depth : (B, 2) float or None
+        Raw totals (counts) of the input (S) and of the target (T).
+    labels : (B,) int64 or None
+        Class of each cell, for tasks that need one.
+    extras : dict of str to Tensor
+        Per-cell or per-gene tensors a task adds, by name.
+    padded_mask : (B, L) bool or None
+        Where the genes stood in the padded tensors this batch came from (see :meth:`from_padded`).
+    """
+
+    gene_ids: Tensor
+    values: Tensor
+    hidden: Tensor
+    offsets: Tensor
+    cell_index: Tensor
+    target: Tensor | None = None
+    target_values: Tensor | None = None
+    read_depth: Tensor | None = None
+    labels: Tensor | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    padded_mask: Tensor | None = None
+
+    @property
+    def num_cells(self) -> int:
+        """B, the number of cells."""
+        return self.offsets.numel() - 1
+
+    @property
+    def num_genes(self) -> int:
+        """N, the number of gene tokens of all cells together."""
+        return self.gene_ids.numel()
+
+    @property
+    def lengths(self) -> Tensor:
+        """Genes per cell, (B,) int64."""
+        return self.offsets.diff()
+
+    @property
+    def cell_of_gene(self) -> Tensor:
+        """The cell each gene token belongs to, (N,) int64."""
+        cells = torch.arange(self.num_cells, device=self.offsets.device)
+        return torch.repeat_interleave(cells, self.lengths, output_size=self.num_genes)
+
+    def __len__(self) -> int:
+        return self.num_cells
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> CellBatch:
+        changed: dict[str, object] = {"extras": {name: change(x) for name, x in self.extras.items()}}
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, Tensor):
+                changed[entry.name] = change(value)
+        return dataclasses.replace(self, **changed)  # type: ignore[arg-type]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> CellBatch:
+        """Return the batch on another device; dtypes stay as they are."""
+        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> CellBatch:
+        """Return the batch in page-locked memory, for asynchronous copies to a GPU."""
+        return self._map(lambda x: x.pin_memory())
+
+    @classmethod
+    def from_padded(
+        cls,
+        gene_ids: Tensor,
+        values: Tensor,
+        *,
+        valid: Tensor,
+        hidden: Tensor | None = None,
+        target: Tensor | None = None,
+        target_values: Tensor | None = None,
+        read_depth: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> CellBatch:
+        """Build a batch from padded tensors, the layout other implementations use.
+
+        Parameters
+        ----------
+        gene_ids, values, hidden, target, target_values : (B, L)
+            As the attributes of the same names.
+        valid : (B, L) bool
+            True for real genes; everything else is padding and is dropped.
+        read_depth : (B, 2), optional
+        labels : (B,), optional
+
+        Raises
+        ------
+        ValueError
+            If a tensor's shape is not that of `gene_ids`.
+        """
+        per_gene = {"values": values, "valid": valid, "hidden": hidden, "target": target, "target_values": target_values}
+        for name, x in per_gene.items():
+            if x is not None and x.shape != gene_ids.shape:
+                raise ValueError(f"{name} has shape {tuple(x.shape)}, gene_ids {tuple(gene_ids.shape)}")
+        valid = valid.bool()
+        lengths = valid.sum(1)
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        return cls(
+            gene_ids=gene_ids[valid].long(),
+            values=values[valid],
+            hidden=torch.zeros_like(valid)[valid] if hidden is None else hidden.bool()[valid],
+            offsets=offsets,
+            cell_index=torch.arange(len(gene_ids), device=gene_ids.device),
+            target=None if target is None else target.bool()[valid],
+            target_values=None if target_values is None else target_values[valid],
+            read_depth=read_depth,
+            labels=labels,
+            padded_mask=valid,
+        )
+
+    def to_padded(self, x: Tensor) -> Tensor:
+        """Lay a per-gene tensor (N, ...) out as (B, L, ...), zeros elsewhere.
+
+        Genes return to the places they had in :meth:`from_padded`; a batch that was never padded is aligned left
+        with L the longest cell.
+        """
+        mask = self.padded_mask
+        if mask is None:
+            longest = int(self.lengths.max()) if self.num_cells else 0
+            mask = torch.arange(longest, device=x.device) < self.lengths[:, None]
+        padded = x.new_zeros(*mask.shape, *x.shape[1:])
+        padded[mask] = x
+        return padded

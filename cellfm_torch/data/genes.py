@@ -1,0 +1,150 @@
+"""Gene vocabulary of a model, and how the gene names of a data file map onto it.
+
+Shapes: G genes of the vocabulary, V genes (variables) of a file.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellfm_torch.data.vocab import bundled_symbols
+from cellfm_torch.errors import UserError
+from cellfm_torch.paths import VOCAB
+
+
+@functools.cache
+def ensembl_symbols() -> dict[str, str]:
+    """Return the symbol of each Ensembl gene id (without version) known to the bundled vocabularies."""
+    with gzip.open(VOCAB / "ensembl.tsv.gz", "rt") as file:
+        return dict(line.rstrip("\n").split("\t") for line in file)
+
+
+@dataclass(frozen=True)
+class GeneMatch:
+    """Where the genes of a file are in a vocabulary.
+
+    Attributes
+    ----------
+    names : tuple of str, V
+        Gene names of the file, surrounding white space removed.
+    rows : (V,) int64
+        Position of each in the vocabulary, 0 .. G - 1, or -1.
+    kind : "symbol" or "ensembl"
+        What the names were recognised as.
+    """
+
+    names: tuple[str, ...]
+    rows: NDArray[np.int64]
+    kind: Literal["symbol", "ensembl"]
+
+    @property
+    def matched(self) -> list[str]:
+        """Names found in the vocabulary, in file order."""
+        return [self.names[i] for i in np.flatnonzero(self.rows >= 0)]
+
+    @property
+    def unmatched(self) -> list[str]:
+        """Names not found, in file order."""
+        return [self.names[i] for i in np.flatnonzero(self.rows < 0)]
+
+    @property
+    def repeated(self) -> NDArray[np.bool_]:
+        """Which file genes name a vocabulary gene that an earlier one already named, (V,)."""
+        later = np.ones(len(self.rows), dtype=bool)
+        later[np.unique(self.rows, return_index=True)[1]] = False
+        return later & (self.rows >= 0)
+
+    @property
+    def duplicated(self) -> list[str]:
+        """Names of the repeated file genes, in file order."""
+        return [self.names[i] for i in np.flatnonzero(self.repeated)]
+
+
+class GeneVocab:
+    """The genes a model knows, in the order of its embedding rows.
+
+    Parameters
+    ----------
+    symbols
+        Gene symbols, each once.
+    first_id
+        Embedding row of the first one: 1 for CellFM, whose row 0 is padding.
+
+    Raises
+    ------
+    UserError
+        If the list is empty or names a gene twice.
+    """
+
+    def __init__(self, symbols: Iterable[str], *, first_id: int = 1) -> None:
+        self.symbols = tuple(symbols)
+        self.first_id = first_id
+        self._position = {symbol: i for i, symbol in enumerate(self.symbols)}
+        if not self.symbols:
+            raise UserError("gene list is empty: give one gene symbol a line")
+        if len(self._position) < len(self.symbols):
+            twice = next(symbol for i, symbol in enumerate(self.symbols) if self._position[symbol] != i)
+            raise UserError(f"gene list names '{twice}' more than once: remove the repetition")
+
+    @classmethod
+    def bundled(cls, num_genes: int) -> GeneVocab:
+        """Return a published vocabulary by its size: 24,078 (CellFM 800M) or 27,855 (CellFM 80M)."""
+        symbols = bundled_symbols(num_genes)
+        if symbols is None:
+            sizes = sorted(path.stem.removeprefix("genes_") for path in VOCAB.glob("genes_*.txt"))
+            raise UserError(f"no bundled vocabulary of {num_genes} genes: choose from {', '.join(sizes)}")
+        return cls(symbols)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], *, first_id: int = 1) -> GeneVocab:
+        """Read a vocabulary, one symbol a line.
+
+        Raises
+        ------
+        UserError
+            If the file is missing, empty, or names a gene twice.
+        """
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such gene list")
+        try:
+            return cls(Path(path).read_text(encoding="utf-8").split(), first_id=first_id)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the symbols, one a line; the file appears complete or not at all."""
+        partial = Path(f"{path}.partial")
+        partial.write_text("".join(f"{symbol}\n" for symbol in self.symbols), encoding="utf-8")
+        partial.replace(path)
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def match(self, names: Iterable[str]) -> GeneMatch:
+        """Find the genes of a file in the vocabulary.
+
+        Names are Ensembl ids, with or without version, when most of them start with ``ENSG``; otherwise symbols,
+        which must agree exactly.
+
+        Parameters
+        ----------
+        names : V gene names
+        """
+        stripped = tuple(str(name).strip() for name in names)
+        if sum(name.startswith("ENSG") for name in stripped) * 2 > len(stripped):
+            table = ensembl_symbols()
+            symbols: Iterable[str] = (table.get(name.partition(".")[0], "") for name in stripped)
+            kind: Literal["symbol", "ensembl"] = "ensembl"
+        else:
+            symbols, kind = stripped, "symbol"
+        rows = np.fromiter((self._position.get(symbol, -1) for symbol in symbols), np.int64, len(stripped))
+        return GeneMatch(stripped, rows, kind)

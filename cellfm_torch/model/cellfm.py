@@ -1,0 +1,174 @@
+"""CellFM: ERetNet over the expressed genes of a cell, on ragged batches.
+
+Shapes: B cells, N genes of all cells together, P prefix tokens per cell, T = N + B P tokens, D width, G vocabulary.
+
+Source: Zeng et al., CellFM, Nature Communications 16 (2025), doi 10.1038/s41467-025-59926-5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cellfm_torch.batch import CellBatch, InputSpec
+from cellfm_torch.data.vocab import bundled_symbols
+from cellfm_torch.model.checkpoint import load_folder, save_folder
+from cellfm_torch.model.config import CellFMConfig
+from cellfm_torch.model.heads import CellDecoder, GeneDecoder, ScalarEncoder
+from cellfm_torch.model.layers import RetentionLayer
+from cellfm_torch.model.outputs import Encoding, Prediction
+
+
+class CellFM(nn.Module):
+    """The network, useful with or without Lightning.
+
+    Parameters
+    ----------
+    config
+        Sizes and variant; see :class:`CellFMConfig`.
+    genes
+        Gene symbols in the order of the embedding rows (row i + 1 belongs to ``genes[i]``). Default: the bundled list
+        of the same length, where there is one.
+
+    Raises
+    ------
+    ValueError
+        If the list's length is not ``config.num_genes``.
+    """
+
+    def __init__(self, config: CellFMConfig, *, genes: Sequence[str] | None = None) -> None:
+        super().__init__()
+        if genes is not None and len(genes) != config.num_genes:
+            raise ValueError(f"{len(genes)} gene symbols were given for a model of {config.num_genes} genes")
+        self.config = config
+        self.genes = tuple(genes) if genes is not None else bundled_symbols(config.num_genes)
+        dim = config.dim
+        self.gene_emb = nn.utils.skip_init(nn.Embedding, config.num_rows, dim)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.mask_emb = nn.Parameter(torch.empty(1, 1, dim))
+        zero_emb = torch.empty(1, 1, dim)
+        # Published checkpoints hold zero_emb whether or not it is used; where it is not, it must not be a parameter
+        # without a gradient, which distributed training refuses.
+        if config.zeros:
+            self.zero_emb = nn.Parameter(zero_emb)
+        else:
+            self.register_buffer("zero_emb", zero_emb)
+        self.value_enc = ScalarEncoder(dim)
+        if config.read_depth:
+            self.depth_emb = nn.Parameter(torch.empty(1, 2, dim))
+            self.depth_enc = ScalarEncoder(dim)
+            nn.init.xavier_normal_(self.depth_emb[0], gain=0.5)
+        self.encoder = nn.ModuleList(RetentionLayer(config, index=i) for i in range(config.num_layers))
+        self.gene_decoder = GeneDecoder(dim, zeros=config.zeros)
+        self.cell_decoder = CellDecoder(dim, zeros=config.zeros)
+        with torch.no_grad():
+            for emb in (self.gene_emb.weight, self.cls_token[0], self.mask_emb[0], self.zero_emb[0]):
+                nn.init.xavier_normal_(emb, gain=0.5)
+            self.gene_emb.weight[0] = 0
+
+    @property
+    def cell_dim(self) -> int:
+        """C, width of ``Encoding.cell``."""
+        return self.config.dim
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What a data module must prepare for this network."""
+        config = self.config
+        return InputSpec(
+            genes=self.genes,
+            first_id=1,
+            expressed_only=not config.zeros,
+            max_genes=config.max_genes,
+            read_depth=config.read_depth,
+        )
+
+    def encode(self, batch: CellBatch) -> Encoding:
+        """Encode cells.
+
+        Parameters
+        ----------
+        batch
+            `gene_ids` in 1 .. G; `values` are not read where `hidden`. A cell may have no gene at all.
+
+        Returns
+        -------
+        Encoding
+            ``cell`` is the cls token. A cell's numbers do not depend on the other cells of the batch.
+        """
+        gene_embedding = self.gene_emb(batch.gene_ids)  # (N, D)
+        genes = gene_embedding + self._embed_values(batch)
+        prefix = self._embed_prefix(batch)  # (B, P, D)
+        device, num_cells, num_prefix = genes.device, batch.num_cells, prefix.shape[1]
+        offsets = batch.offsets + num_prefix * torch.arange(num_cells + 1, device=device)
+        gene_rows = torch.arange(batch.num_genes, device=device) + num_prefix * (batch.cell_of_gene + 1)
+        prefix_rows = (offsets[:-1, None] + torch.arange(num_prefix, device=device)).flatten()
+        x = genes.new_zeros(batch.num_genes + prefix_rows.numel(), genes.shape[1])
+        x = x.index_copy(0, gene_rows, genes).index_copy(0, prefix_rows, prefix.flatten(0, 1))  # (T, D)
+        # Masked genes enter no state in the first half of the layers, so that nothing is learned from their presence.
+        visible = x.new_ones(len(x), 1).index_copy(0, gene_rows, (~batch.hidden).to(x.dtype)[:, None])
+        for i, layer in enumerate(self.encoder):
+            x = layer(x, offsets=offsets, keep=visible if i < self.config.num_layers // 2 else None)
+        prefix = x.index_select(0, prefix_rows).unflatten(0, (num_cells, num_prefix))
+        return Encoding(
+            cell=prefix[:, 0],
+            genes=x.index_select(0, gene_rows),
+            prefix=prefix,
+            gene_embedding=gene_embedding,
+        )
+
+    def forward(self, batch: CellBatch) -> Prediction:
+        """Encode cells and decode the value of every gene in the batch, by gene and by cell."""
+        encoding = self.encode(batch)
+        by_gene, expressed_by_gene = self.gene_decoder(encoding.genes)
+        cell = encoding.cell.index_select(0, batch.cell_of_gene)
+        by_cell, expressed_by_cell = self.cell_decoder(encoding.gene_embedding, cell)
+        return Prediction(by_gene, by_cell, expressed_by_gene, expressed_by_cell, None, encoding)
+
+    def _embed_values(self, batch: CellBatch) -> Tensor:
+        """Embed each gene's value, or the fact that it is hidden or zero: (N, D)."""
+        # A hidden value may be anything, NaN included: it is replaced before any arithmetic touches it.
+        values = batch.values.to(self.cls_token.dtype).masked_fill(batch.hidden, 0)
+        embedded = self.value_enc(values)
+        if self.config.zeros:
+            embedded = torch.where((values == 0)[:, None], self.zero_emb[0].to(embedded.dtype), embedded)
+        return torch.where(batch.hidden[:, None], self.mask_emb[0].to(embedded.dtype), embedded)
+
+    def _embed_prefix(self, batch: CellBatch) -> Tensor:
+        """Prefix tokens (B, P, D): cls, then S and T where the batch has read depths and the model reads them."""
+        prefix = self.cls_token.expand(batch.num_cells, 1, -1)
+        if not self.config.read_depth or batch.read_depth is None:
+            return prefix
+        depth = torch.log1p(batch.read_depth.to(prefix.dtype) / 1000)  # (B, 2)
+        return torch.cat([prefix, self.depth_emb + self.depth_enc(depth)], dim=1)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors and genes.txt, each beside and renamed.
+
+        Raises
+        ------
+        ValueError
+            If the network does not know its genes.
+        """
+        save_folder(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> CellFM:
+        """Load a folder that :meth:`save_pretrained` or the converter wrote.
+
+        Parameters
+        ----------
+        folder
+            Holds config.json, model.safetensors and genes.txt.
+        dtype
+            Of the loaded weights, whatever they are stored in.
+
+        Raises
+        ------
+        UserError
+            If a file is missing or damaged, or a tensor is missing, unknown or of another shape.
+        """
+        return load_folder(cls, CellFMConfig, folder, dtype=dtype)

@@ -1,0 +1,105 @@
+"""Model folders: config.json, model.safetensors, genes.txt. Nothing here unpickles anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cellfm_torch.errors import UserError
+
+CONFIG, WEIGHTS, GENES = "config.json", "model.safetensors", "genes.txt"
+
+
+class _Network(Protocol):
+    config: Any
+    genes: tuple[str, ...] | None
+
+    def state_dict(self) -> dict[str, torch.Tensor]: ...
+
+
+Loaded = TypeVar("Loaded", bound=nn.Module)
+
+
+def write_beside(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` on a file beside `path`, then rename it: `path` is never half-written.
+
+    Raises
+    ------
+    Exception
+        Whatever `write` raises; what it left is removed.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_folder(network: _Network, folder: str | Path) -> None:
+    """Write a model folder; see :meth:`CellFM.save_pretrained`."""
+    if network.genes is None:
+        raise ValueError("this network does not know its genes; give CellFM(config, genes=[...]) one symbol per row")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    genes = "".join(f"{gene}\n" for gene in network.genes)
+    # Clones: safetensors refuses tensors that share memory.
+    tensors = {name: x.detach().cpu().contiguous().clone() for name, x in network.state_dict().items()}
+    config = {"model": type(network).__name__, **dataclasses.asdict(network.config)}
+    write_beside(folder / GENES, lambda part: part.write_text(genes, encoding="utf-8"))
+    write_beside(folder / WEIGHTS, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
+    # Last, so that a folder with a config is complete.
+    write_beside(folder / CONFIG, lambda part: part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
+
+
+def load_folder(model: Callable[..., Loaded], config: type, folder: str | Path, *, dtype: torch.dtype) -> Loaded:
+    """Read a model folder; see :meth:`CellFM.from_pretrained`."""
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS, GENES):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is not a model folder: it has no {name}; give the folder save_pretrained wrote")
+    try:
+        fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        expected = fields.pop("model", getattr(model, "__name__", None))
+        network_config = config(**fields)
+    except (ValueError, TypeError, AttributeError) as problem:
+        raise UserError(f"{folder / CONFIG} is not a configuration of this model: {problem}") from problem
+    if expected != getattr(model, "__name__", expected):
+        raise UserError(f"{folder / CONFIG} describes a {expected}, not a {model.__name__}")
+    genes = (folder / GENES).read_text(encoding="utf-8").split()
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as problem:
+        raise UserError(f"{folder / WEIGHTS} cannot be read ({problem}); copy or convert it again") from problem
+    try:
+        with torch.device("meta"):  # weights are about to be read: do not draw any
+            network = model(network_config, genes=genes)
+    except ValueError as problem:
+        raise UserError(f"{folder / GENES}: {problem}") from problem
+    _check_tensors(folder / WEIGHTS, tensors, network.state_dict())
+    network.load_state_dict({name: x.to(dtype) for name, x in tensors.items()}, strict=True, assign=True)
+    for name, parameter in network.named_parameters():  # assign keeps what the file says; ours are trainable
+        if not parameter.requires_grad:
+            raise AssertionError(f"{name} lost its gradient")
+    return network
+
+
+def _check_tensors(file: Path, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Refuse a file whose tensors are not exactly those of the network, naming the first that differs."""
+    for name, x in expected.items():
+        if name not in found:
+            raise UserError(f"{file} lacks the tensor {name}; convert the checkpoint again")
+        if found[name].shape != x.shape:
+            raise UserError(f"{file}: {name} has shape {tuple(found[name].shape)}, config.json asks for {tuple(x.shape)}")
+    unknown = sorted(set(found) - set(expected))
+    if unknown:
+        raise UserError(f"{file} holds {unknown[0]}, which the model of config.json does not have")

@@ -1,0 +1,96 @@
+"""Sizes and variants of CellFM, as one frozen dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"num_layers": 4, "dim": 128, "num_heads": 4, "num_genes": 24_078},
+    "80m": {"num_layers": 2, "dim": 1536, "num_heads": 48, "num_genes": 27_855, "read_depth": True},
+    "800m": {"num_layers": 40, "dim": 1536, "num_heads": 48, "num_genes": 24_078},
+}
+
+
+@dataclass(frozen=True)
+class CellFMConfig:
+    """Architecture of a CellFM network.
+
+    Parameters
+    ----------
+    num_layers
+        N, retention layers.
+    dim
+        D, width of a token.
+    num_heads
+        H, retention heads; the head dim K is D / H (32 in all published models).
+    num_genes
+        G, genes of the vocabulary. The embedding has G + 1 rows rounded up to a multiple of 8; row 0 is padding.
+    max_genes
+        L, most gene tokens a cell is given in training; longer cells are sampled by the data module.
+    dropout
+        Rate of the residual branches of layer i is ``dropout * i / num_layers`` (i from 0).
+    read_depth
+        Two more prefix tokens S and T: read depth of the input and of the target (the 80M layout).
+    zeros
+        Unexpressed genes are tokens too, with two heads for the probability of being expressed.
+    """
+
+    num_layers: int
+    dim: int
+    num_heads: int
+    num_genes: int
+    max_genes: int = 2048
+    dropout: float = 0.1
+    read_depth: bool = False
+    zeros: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that make no network."""
+        for name in ("num_layers", "dim", "num_heads", "num_genes", "max_genes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim={self.dim} is not a multiple of num_heads={self.num_heads}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+    @property
+    def head_dim(self) -> int:
+        """K, width of one head."""
+        return self.dim // self.num_heads
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the gene embedding: G + 1 rounded up to a multiple of 8."""
+        return -(-(self.num_genes + 1) // 8) * 8
+
+    @property
+    def alpha(self) -> float:
+        """DeepNorm's weight of the residual, (2 N)^(1/4) (arXiv 2203.00555)."""
+        return float((2 * self.num_layers) ** 0.25)
+
+    @property
+    def beta(self) -> float:
+        """DeepNorm's gain of the value path at the start, (8 N)^(-1/4) (arXiv 2203.00555)."""
+        return float((8 * self.num_layers) ** -0.25)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> CellFMConfig:
+        """Return a named size, with single fields changed.
+
+        Parameters
+        ----------
+        name
+            ``"tiny"`` (4 layers, D 128), ``"80m"`` (2 layers, D 1536, S and T tokens) or ``"800m"`` (40 layers).
+        **changes
+            Fields that differ from the preset.
+
+        Raises
+        ------
+        ValueError
+            If there is no such preset.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **changes})

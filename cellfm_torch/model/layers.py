@@ -1,0 +1,110 @@
+"""ERetNet's layer: retention and a gated linear unit, each with a DeepNorm residual.
+
+Shapes: T tokens of all cells together (prefix tokens included), D width, H heads, K head dim, B cells.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cellfm_torch.model.config import CellFMConfig
+from cellfm_torch.ops.retention import RetentionState, retention_state
+
+# MindSpore's defaults, which the published weights were trained with; PyTorch's are 0.01 and 1e-5.
+LEAKY_SLOPE = 0.2
+NORM_EPS = 1e-7
+
+
+def linear(inputs: int, outputs: int, *, gain: float = 1.0, bias: bool = False) -> nn.Linear:
+    """Return a dense layer, Xavier-normal at the start (weight (outputs, inputs))."""
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
+    nn.init.xavier_normal_(layer.weight, gain=gain)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def srms_norm(x: Tensor, *, eps: float = 1e-12) -> Tensor:
+    """Divide each row of the last axis, of width K, by ``max(||x / sqrt(K)||, eps)``.
+
+    The scale of `x` leaves the result unchanged, so factors before it only serve the range of the number format.
+    """
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5
+    return x / norm.clamp_min(eps)
+
+
+class Retention(nn.Module):
+    """Bidirectional gated retention: ``out = Wo (srms_norm(q (k^T v)) * silu(x Wu))``.
+
+    With q = relu(x Wq) and k = relu(x Wk); dropped tokens contribute nothing to the cell's state but read it.
+    """
+
+    def __init__(self, config: CellFMConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.num_heads = config.num_heads
+        self.q_proj = linear(dim, dim)
+        self.k_proj = linear(dim, dim)
+        self.v_proj = linear(dim, dim, gain=config.beta)
+        self.u_proj = linear(dim, dim, gain=config.beta)
+        self.o_proj = linear(dim, dim, gain=config.beta)
+
+    def forward(self, x: Tensor, *, offsets: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Mix the tokens of each cell.
+
+        Parameters
+        ----------
+        x : (T, D)
+        offsets : (B + 1,) int64
+            Cell boundaries of the tokens.
+        keep : (T, 1), optional
+            1 for tokens that enter the state, 0 for those that are dropped; None keeps all.
+
+        Returns
+        -------
+        (T, D)
+        """
+        q, k = F.relu(self.q_proj(x)), F.relu(self.k_proj(x))
+        if keep is not None:
+            k = k * keep
+        q, k, v = (rearrange(y, "t (h k) -> t h k", h=self.num_heads) for y in (q, k, self.v_proj(x)))
+        state = retention_state(k, v, offsets=offsets)
+        # The 1 / K of the published q and k and the 1 / sqrt(genes) of its v go onto the small state instead: the
+        # norm divides them out, they only keep half precision in range.
+        scale = offsets.diff().clamp_min(1).to(state.tensor.dtype).rsqrt() / q.shape[-1]
+        o = RetentionState(state.tensor * scale[:, None, None, None]).read(q, offsets=offsets)
+        o = rearrange(srms_norm(o).to(x.dtype), "t h k -> t (h k)")
+        return self.o_proj(o * F.silu(self.u_proj(x)))  # type: ignore[no-any-return]
+
+
+class GatedLinearUnit(nn.Module):
+    """``out = Wo ((x Wu) * (x Wv))``: no activation, no bias, all D x D."""
+
+    def __init__(self, config: CellFMConfig) -> None:
+        super().__init__()
+        self.u_proj, self.v_proj, self.o_proj = (linear(config.dim, config.dim, gain=config.beta) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (T, D) to (T, D), each on its own."""
+        return self.o_proj(self.u_proj(x) * self.v_proj(x))  # type: ignore[no-any-return]
+
+
+class RetentionLayer(nn.Module):
+    """One layer of ERetNet, post-norm: ``x <- LayerNorm(alpha x + dropout(f(x)))`` for f = retention, then the GLU."""
+
+    def __init__(self, config: CellFMConfig, *, index: int) -> None:
+        super().__init__()
+        self.alpha = config.alpha
+        self.retention = Retention(config)
+        self.norm1 = nn.LayerNorm(config.dim, eps=NORM_EPS)
+        self.glu = GatedLinearUnit(config)
+        self.norm2 = nn.LayerNorm(config.dim, eps=NORM_EPS)
+        self.dropout = nn.Dropout(config.dropout * index / config.num_layers)
+
+    def forward(self, x: Tensor, *, offsets: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Map tokens (T, D) to (T, D); see :meth:`Retention.forward` for `offsets` and `keep`."""
+        x = self.norm1(self.alpha * x + self.dropout(self.retention(x, offsets=offsets, keep=keep)))
+        return self.norm2(self.alpha * x + self.dropout(self.glu(x)))  # type: ignore[no-any-return]

@@ -1,0 +1,265 @@
+"""Pictures: UMAP of cells, loss curve of a run. Functions take ``ax=None`` and return the axis, as in scanpy.
+
+Matplotlib, umap-learn and pandas are imported where they are used, so that importing this module is free.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cellfm_torch.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#5D3A9B", "#B8A100", "#7A2E1D", "#444444")
+"""Ten colours that colour-blind readers tell apart (Okabe and Ito's, extended); after ten the marker changes too."""
+
+NO_LABEL = frozenset({"", "nan", "none", "<na>", "unknown", "unlabelled", "unlabeled", "unassigned", "not labelled"})
+"""Labels drawn in grey, beneath the others."""
+
+
+@contextmanager
+def written_beside(path: str | Path) -> Iterator[Path]:
+    """Give a neighbour of `path` to write to; it takes the name `path` when the block ends well.
+
+    A write that fails or is killed half-way leaves at `path` what was there before. The neighbour is ``<path>.part``
+    in the same folder (created where missing), and so on the same file system.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_figure(fig: Figure, path: str | Path) -> Path:
+    """Write a figure as PNG, PDF or SVG (by its suffix), 150 dots per inch, beside and renamed.
+
+    Raises
+    ------
+    UserError
+        If matplotlib cannot write files with this suffix.
+    """
+    path = Path(path)
+    kind = path.suffix.lstrip(".").lower() or "png"
+    known = fig.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise UserError(f"cannot draw '{path}': unknown kind '.{kind}'; use .png, .pdf or .svg")
+    with written_beside(path) as part:
+        fig.savefig(part, dpi=150, format=kind, facecolor="white")
+    return path
+
+
+def umap_coordinates(embedding: Any, seed: int = 0, *, metric: str = "euclidean", n_neighbors: int = 15) -> np.ndarray:
+    """Lay cells out in the plane with UMAP; the same numbers give the same picture.
+
+    Parameters
+    ----------
+    embedding : (B, C)
+        One row per cell. Not standardised: the distances are those of the model.
+    seed
+        Random state of UMAP.
+    metric
+        ``"euclidean"``, as in scanpy, or any metric of umap-learn, such as ``"cosine"``.
+    n_neighbors
+        Neighbours per cell; fewer where there are not so many cells.
+
+    Returns
+    -------
+    (B, 2) float32 array. For fewer than 5 cells, where UMAP is undefined, the first two principal components.
+
+    Raises
+    ------
+    UserError
+        If the embedding is empty, not two-dimensional or not finite, or umap-learn is missing.
+    """
+    x = np.asarray(embedding, dtype=np.float32)
+    if x.ndim != 2 or x.size == 0:
+        raise UserError(f"UMAP needs an embedding of shape (cells, dimensions), got {x.shape}; give one row per cell")
+    bad = np.flatnonzero(~np.isfinite(x).all(1))
+    if len(bad):
+        raise UserError(
+            f"UMAP: {len(bad)} of {len(x)} cells have NaN or infinite values, first row {bad[0]}; drop them"
+        )
+    if len(x) < 5:
+        u, s, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
+        flat = np.zeros((len(x), 2), np.float32)
+        flat[:, : min(2, len(s))] = (u * s)[:, :2]
+        return flat
+    with warnings.catch_warnings():
+        # umap warns of the Tensorflow it does not need, of its dependencies, and of the single thread we ask for.
+        warnings.simplefilter("ignore")
+        try:
+            import umap
+        except ImportError:
+            raise UserError("UMAP needs umap-learn, which is not installed; run: pip install umap-learn") from None
+        # A minimal distance of 0.5, scanpy's default, keeps small clusters from shrinking to a dot.
+        layout = umap.UMAP(
+            n_neighbors=min(n_neighbors, len(x) - 1), min_dist=0.5, metric=metric, random_state=seed, n_jobs=1
+        )
+        return np.asarray(layout.fit_transform(x), dtype=np.float32)
+
+
+def _axis(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def umap_plot(
+    coords: Any, labels: Sequence[Any] | None = None, ax: Axes | None = None, title: str | None = None
+) -> Axes:
+    """Scatter cells in the plane, coloured by class (legend with counts) or by a real number (colour bar).
+
+    Parameters
+    ----------
+    coords : (B, 2)
+        Positions, of no unit.
+    labels : (B,), optional
+        Classes, most frequent first in the legend; missing ones and "unlabelled" in grey. Floats give a colour bar.
+    ax
+        Where to draw; a new figure of 900 x 675 pixels when None.
+    title
+        Above the picture.
+
+    Raises
+    ------
+    UserError
+        If there is not one label per cell.
+    """
+    import pandas as pd
+
+    xy = np.asarray(coords, dtype=float)
+    if labels is not None and len(labels) != len(xy):
+        raise UserError(f"UMAP picture: {len(labels)} labels for {len(xy)} cells; give one label per cell")
+    ax = _axis(ax, (6.0, 4.5))
+    dots: dict[str, Any] = {"s": float(np.clip(12000 / max(len(xy), 1), 1.5, 28)), "linewidths": 0, "alpha": 0.85}
+    values = None if labels is None else np.asarray(labels)
+    if values is None:
+        ax.scatter(*xy.T, color=PALETTE[0], **dots)
+    elif np.issubdtype(values.dtype, np.floating):
+        shown = ax.scatter(*xy.T, c=values, cmap="viridis", **dots)
+        ax.figure.colorbar(shown, ax=ax, shrink=0.6)
+    else:
+        names = pd.Series(values.astype(object)).map(lambda v: "not labelled" if pd.isna(v) else str(v)).to_numpy()
+        counts = pd.Series(names).value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
+        grey = [name for name in counts.index if name.lower() in NO_LABEL]
+        classes = [name for name in counts.index if name not in grey]
+        for depth, name in enumerate([*grey, *classes]):
+            place, cells = depth - len(grey), xy[names == name]
+            colour = "#C8C8C8" if place < 0 else PALETTE[place % len(PALETTE)]
+            marker = "o" if place < 0 else "o^sDv"[place // len(PALETTE) % 5]
+            text = f"{name} ({counts[name]:,})"
+            ax.scatter(*cells.T, color=colour, marker=marker, label=text, zorder=2 + depth, **dots)
+        handles, texts = ax.get_legend_handles_labels()
+        order = [*range(len(grey), len(handles)), *range(len(grey))]
+        look = {"fontsize": 9 if len(order) <= 20 else 7, "ncols": 1 + (len(order) - 1) // 28, "handletextpad": 0.3}
+        place_outside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "frameon": False}
+        legend = ax.legend([handles[i] for i in order], [texts[i] for i in order], **place_outside, **look)
+        for handle in legend.legend_handles:
+            handle.set(sizes=[36], alpha=1)  # type: ignore[union-attr]
+    ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.spines[["top", "right"]].set_visible(False)
+    if title:
+        ax.set_title(title, fontsize=11, loc="left")
+    return ax
+
+
+def loss_curve(
+    history: pd.DataFrame,
+    ax: Axes | None = None,
+    baselines: Mapping[str, float] | None = None,
+    *,
+    train: str = "train_loss",
+    val: str = "val_loss",
+) -> Axes:
+    """Draw training loss (raw, faint, and smoothed), validation loss and what simple predictors reach.
+
+    Parameters
+    ----------
+    history
+        Columns ``step`` and, where logged, `train` and `val`; gaps are NaN (see :func:`read_history`).
+    baselines
+        Loss of other predictors by name, drawn as dashed lines.
+    train, val
+        Names of the two columns.
+
+    Raises
+    ------
+    UserError
+        If the history holds neither column.
+    """
+    seen = {name: history[["step", name]].dropna() for name in (train, val) if name in history}
+    if not any(len(curve) for curve in seen.values()):
+        raise UserError(f"loss curve: no '{train}' or '{val}' was logged; columns are {', '.join(history.columns)}")
+    ax = _axis(ax, (6.0, 4.0))
+    drawn: list[np.ndarray] = [np.array(list((baselines or {}).values()), dtype=float)]
+    if len(curve := seen.get(train, history.iloc[:0])):
+        smooth = curve[train].rolling(max(5, len(curve) // 15), center=True, min_periods=1).mean().to_numpy()
+        ax.plot(curve["step"], curve[train], color=PALETTE[0], alpha=0.35, linewidth=0.8)
+        ax.plot(curve["step"], smooth, color=PALETTE[0], linewidth=1.8, label="training (smoothed)")
+        drawn += [smooth, curve[train].to_numpy()]
+    if len(curve := seen.get(val, history.iloc[:0])):
+        ax.plot(curve["step"], curve[val], color=PALETTE[5], marker="o", markersize=4, label="validation", zorder=4)
+        drawn.append(curve[val].to_numpy())
+    for (name, value), style in zip((baselines or {}).items(), ["--", ":", "-.", (0, (1, 3))] * 9, strict=False):
+        ax.axhline(value, color="#555555", linestyle=style, linewidth=1.2, label=f"{name} ({value:.3g})")
+    every = np.concatenate(drawn)
+    every = every[np.isfinite(every)]
+    if len(every) and every.min() > 0 and every.max() > 20 * every.min():
+        ax.set_yscale("log")
+    ax.set(xlabel="step", ylabel="loss")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", alpha=0.25)
+    ax.legend(frameon=False, fontsize=9)
+    return ax
+
+
+def read_history(folder: str | Path) -> pd.DataFrame:
+    """Read what Lightning's CSVLogger wrote under `folder`, joining the versions of a resumed run.
+
+    Returns
+    -------
+    DataFrame with one row per step, sorted: ``step``, then every logged column, NaN where not logged. From the first
+    step of a later version on, that version's rows replace those of earlier ones.
+
+    Raises
+    ------
+    UserError
+        If no ``metrics.csv`` with a row in it lies under `folder`.
+    """
+    import pandas as pd
+
+    def version(path: Path) -> tuple[list[int], str]:
+        return [int(number) for number in re.findall(r"version_(\d+)", str(path))], str(path)
+
+    history: pd.DataFrame | None = None
+    for path in sorted(Path(folder).rglob("metrics.csv"), key=version):
+        if path.stat().st_size == 0:
+            continue
+        table = pd.read_csv(path)
+        if "step" not in table or table.empty:
+            continue
+        # Lightning writes training and validation of one step as two rows.
+        table = table.groupby("step", as_index=False).last()
+        history = table if history is None else pd.concat([history[history["step"] < table["step"].min()], table])
+    if history is None:
+        raise UserError(f"no metrics.csv with logged steps under '{folder}'; give the folder of Lightning's CSVLogger")
+    return history.sort_values("step", ignore_index=True)

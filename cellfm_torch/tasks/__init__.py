@@ -1,0 +1,1 @@
+"""One file per task: its loss, its metrics, its LightningModule, which is given its network."""

@@ -54,14 +54,12 @@ def save_figure(fig: Figure, path: str | Path) -> Path:
     UserError
         If matplotlib cannot write files with this suffix.
     """
-    path = Path(path)
-    kind = path.suffix.lstrip(".").lower() or "png"
-    known = fig.canvas.get_supported_filetypes()
-    if kind not in known:
+    kind = Path(path).suffix.lstrip(".").lower()
+    if kind not in fig.canvas.get_supported_filetypes():
         raise UserError(f"cannot draw '{path}': unknown kind '.{kind}'; use .png, .pdf or .svg")
     with written_beside(path) as part:
         fig.savefig(part, dpi=150, format=kind, facecolor="white")
-    return path
+    return Path(path)
 
 
 def umap_coordinates(embedding: Any, seed: int = 0, *, metric: str = "euclidean", n_neighbors: int = 15) -> np.ndarray:
@@ -73,10 +71,8 @@ def umap_coordinates(embedding: Any, seed: int = 0, *, metric: str = "euclidean"
         One row per cell. Not standardised: the distances are those of the model.
     seed
         Random state of UMAP.
-    metric
-        ``"euclidean"``, as in scanpy, or any metric of umap-learn, such as ``"cosine"``.
-    n_neighbors
-        Neighbours per cell; fewer where there are not so many cells.
+    metric, n_neighbors
+        As in umap-learn and scanpy's neighbours; fewer neighbours where there are not so many cells.
 
     Returns
     -------
@@ -97,9 +93,7 @@ def umap_coordinates(embedding: Any, seed: int = 0, *, metric: str = "euclidean"
         )
     if len(x) < 5:
         u, s, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
-        flat = np.zeros((len(x), 2), np.float32)
-        flat[:, : min(2, len(s))] = (u * s)[:, :2]
-        return flat
+        return np.pad((u * s)[:, :2], ((0, 0), (0, max(0, 2 - len(s)))))
     with warnings.catch_warnings():
         # umap warns of the Tensorflow it does not need, of its dependencies, and of the single thread we ask for.
         warnings.simplefilter("ignore")
@@ -108,10 +102,8 @@ def umap_coordinates(embedding: Any, seed: int = 0, *, metric: str = "euclidean"
         except ImportError:
             raise UserError("UMAP needs umap-learn, which is not installed; run: pip install umap-learn") from None
         # A minimal distance of 0.5, scanpy's default, keeps small clusters from shrinking to a dot.
-        layout = umap.UMAP(
-            n_neighbors=min(n_neighbors, len(x) - 1), min_dist=0.5, metric=metric, random_state=seed, n_jobs=1
-        )
-        return np.asarray(layout.fit_transform(x), dtype=np.float32)
+        options = {"metric": metric, "min_dist": 0.5, "random_state": seed, "n_jobs": 1}
+        return umap.UMAP(n_neighbors=min(n_neighbors, len(x) - 1), **options).fit_transform(x)
 
 
 def _axis(ax: Axes | None, size: tuple[float, float]) -> Axes:
@@ -135,8 +127,6 @@ def umap_plot(
         Classes, most frequent first in the legend; missing ones and "unlabelled" in grey. Floats give a colour bar.
     ax
         Where to draw; a new figure of 900 x 675 pixels when None.
-    title
-        Above the picture.
 
     Raises
     ------
@@ -150,28 +140,26 @@ def umap_plot(
         raise UserError(f"UMAP picture: {len(labels)} labels for {len(xy)} cells; give one label per cell")
     ax = _axis(ax, (6.0, 4.5))
     dots: dict[str, Any] = {"s": float(np.clip(12000 / max(len(xy), 1), 1.5, 28)), "linewidths": 0, "alpha": 0.85}
-    values = None if labels is None else np.asarray(labels)
-    if values is None:
+    values = np.full(len(xy), "", object) if labels is None else np.asarray(labels)
+    if labels is None:
         ax.scatter(*xy.T, color=PALETTE[0], **dots)
     elif np.issubdtype(values.dtype, np.floating):
-        shown = ax.scatter(*xy.T, c=values, cmap="viridis", **dots)
-        ax.figure.colorbar(shown, ax=ax, shrink=0.6)
+        ax.figure.colorbar(ax.scatter(xy[:, 0], xy[:, 1], c=values, cmap="viridis", **dots), ax=ax, shrink=0.6)
     else:
-        names = pd.Series(values.astype(object)).map(lambda v: "not labelled" if pd.isna(v) else str(v)).to_numpy()
+        names = np.array(["not labelled" if pd.isna(v) else str(v) for v in values.tolist()], dtype=object)
         counts = pd.Series(names).value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
         grey = [name for name in counts.index if name.lower() in NO_LABEL]
         classes = [name for name in counts.index if name not in grey]
-        for depth, name in enumerate([*grey, *classes]):
+        for depth, name in enumerate([*grey, *classes]):  # rare classes lie on top of frequent ones
             place, cells = depth - len(grey), xy[names == name]
             colour = "#C8C8C8" if place < 0 else PALETTE[place % len(PALETTE)]
             marker = "o" if place < 0 else "o^sDv"[place // len(PALETTE) % 5]
-            text = f"{name} ({counts[name]:,})"
-            ax.scatter(*cells.T, color=colour, marker=marker, label=text, zorder=2 + depth, **dots)
+            ax.scatter(*cells.T, color=colour, marker=marker, label=f"{name} ({counts[name]:,})", zorder=2, **dots)
         handles, texts = ax.get_legend_handles_labels()
         order = [*range(len(grey), len(handles)), *range(len(grey))]
-        look = {"fontsize": 9 if len(order) <= 20 else 7, "ncols": 1 + (len(order) - 1) // 28, "handletextpad": 0.3}
-        place_outside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "frameon": False}
-        legend = ax.legend([handles[i] for i in order], [texts[i] for i in order], **place_outside, **look)
+        look: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "frameon": False}
+        look |= {"fontsize": 9 if len(order) <= 20 else 7, "ncols": 1 + (len(order) - 1) // 28, "handletextpad": 0.3}
+        legend = ax.legend([handles[i] for i in order], [texts[i] for i in order], **look)
         for handle in legend.legend_handles:
             handle.set(sizes=[36], alpha=1)  # type: ignore[union-attr]
     ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
@@ -210,7 +198,7 @@ def loss_curve(
     if not any(len(curve) for curve in seen.values()):
         raise UserError(f"loss curve: no '{train}' or '{val}' was logged; columns are {', '.join(history.columns)}")
     ax = _axis(ax, (6.0, 4.0))
-    drawn: list[np.ndarray] = [np.array(list((baselines or {}).values()), dtype=float)]
+    drawn = [np.array(list((baselines := dict(baselines or {})).values()), dtype=float)]
     if len(curve := seen.get(train, history.iloc[:0])):
         smooth = curve[train].rolling(max(5, len(curve) // 15), center=True, min_periods=1).mean().to_numpy()
         ax.plot(curve["step"], curve[train], color=PALETTE[0], alpha=0.35, linewidth=0.8)
@@ -219,7 +207,7 @@ def loss_curve(
     if len(curve := seen.get(val, history.iloc[:0])):
         ax.plot(curve["step"], curve[val], color=PALETTE[5], marker="o", markersize=4, label="validation", zorder=4)
         drawn.append(curve[val].to_numpy())
-    for (name, value), style in zip((baselines or {}).items(), ["--", ":", "-.", (0, (1, 3))] * 9, strict=False):
+    for (name, value), style in zip(baselines.items(), ["--", ":", "-.", (0, (1, 3))] * 9, strict=False):
         ax.axhline(value, color="#555555", linestyle=style, linewidth=1.2, label=f"{name} ({value:.3g})")
     every = np.concatenate(drawn)
     every = every[np.isfinite(every)]
@@ -247,14 +235,10 @@ def read_history(folder: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    def version(path: Path) -> tuple[list[int], str]:
-        return [int(number) for number in re.findall(r"version_(\d+)", str(path))], str(path)
-
     history: pd.DataFrame | None = None
-    for path in sorted(Path(folder).rglob("metrics.csv"), key=version):
-        if path.stat().st_size == 0:
-            continue
-        table = pd.read_csv(path)
+    files = Path(folder).rglob("metrics.csv")
+    for path in sorted(files, key=lambda file: [int(n) for n in re.findall(r"version_(\d+)", str(file))]):
+        table = pd.read_csv(path) if path.stat().st_size else pd.DataFrame()
         if "step" not in table or table.empty:
             continue
         # Lightning writes training and validation of one step as two rows.

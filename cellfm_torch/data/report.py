@@ -56,13 +56,11 @@ def _spread(values: Sequence[int]) -> str:
 
 
 def _row(name: str, reports: Sequence[ReadReport]) -> tuple[str, ...]:
-    kinds = "/".join(sorted({report.name_kind for report in reports}))
     counts = sum(report.counts_read for report in reports)
     return (
         name,
         f"{sum(report.cells_kept for report in reports):,} of {sum(report.cells_read for report in reports):,}",
-        f"{_spread([r.genes_matched for r in reports])} of {_spread([r.genes_read for r in reports])} by {kinds}",
-        _spread([report.genes_duplicated for report in reports]),
+        f"{_spread([report.genes_matched for report in reports])} of {_spread([r.genes_read for r in reports])}",
         f"{sum(report.counts_kept for report in reports) / counts:.1%}" if counts else "-",
     )
 
@@ -70,9 +68,9 @@ def _row(name: str, reports: Sequence[ReadReport]) -> tuple[str, ...]:
 def print_report(reports: Sequence[ReadReport], console: Console | None = None) -> None:
     """Print cells and genes of each file, why cells were dropped and which genes were lost; at most 11 lines."""
     console = console or Console()
-    table = Table(title="Cells read", title_justify="left", box=None, pad_edge=False, expand=False)
+    table = Table(title="Cells read", title_justify="left", box=None, pad_edge=False)
     table.add_column("file", overflow="ellipsis", no_wrap=True, max_width=24)
-    for heading in ("cells kept", "genes matched", "repeated", "counts kept"):
+    for heading in ("cells kept", "genes matched", "counts kept"):
         table.add_column(heading, justify="right", no_wrap=True)
     listed = reports if len(reports) <= MOST_FILES else reports[: MOST_FILES - 1]
     for report in listed:
@@ -87,10 +85,15 @@ def print_report(reports: Sequence[ReadReport], console: Console | None = None) 
         dropped.update(report.dropped)
         unmatched.update(dict(report.top_unmatched))
     reasons = "; ".join(f"{count:,} {reason}" for reason, count in dropped.items()) or "none"
-    lines = [f"cells dropped: {reasons}"]
+    kinds = " or ".join(sorted({report.name_kind for report in reports}))
+    genes = (
+        f"genes, by {kinds}: {_spread([report.genes_duplicated for report in reports])} duplicated, "
+        f"{_spread([report.genes_unmatched for report in reports])} unmatched"
+    )
     if unmatched:
         counts = sum(report.counts_read for report in reports)
-        names = ", ".join(f"{name} ({count / counts:.1%})" for name, count in unmatched.most_common(5))
-        lines.append(f"genes unmatched: {_spread([r.genes_unmatched for r in reports])}; most counts: {names}")
-    for line in lines:
-        console.print(Text(line), soft_wrap=False)
+        genes += (
+            f", of these with most counts: {', '.join(f'{n} ({c / counts:.1%})' for n, c in unmatched.most_common(5))}"
+        )
+    for line in (f"cells dropped: {reasons}", genes):
+        console.print(Text(line))

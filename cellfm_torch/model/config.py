@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cellfm_torch.errors import UserError, nearest
+
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"num_layers": 4, "dim": 128, "num_heads": 4, "num_genes": 24_078},
     "80m": {"num_layers": 2, "dim": 1536, "num_heads": 48, "num_genes": 27_855, "read_depth": True},
@@ -48,12 +50,16 @@ class CellFMConfig:
     def __post_init__(self) -> None:
         """Refuse sizes that make no network."""
         for name in ("num_layers", "dim", "num_heads", "num_genes", "max_genes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"model.config.{name}={value}: must be a whole number, at least 1")
+        for name in ("read_depth", "zeros"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"task.{name}={getattr(self, name)}: must be true or false")
         if self.dim % self.num_heads:
-            raise ValueError(f"dim={self.dim} is not a multiple of num_heads={self.num_heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise UserError(f"model.config.dim={self.dim} is not a multiple of num_heads={self.num_heads}")
+        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
+            raise UserError(f"model.config.dropout={self.dropout}: must be a number in [0, 1)")
 
     @property
     def head_dim(self) -> int:
@@ -84,13 +90,13 @@ class CellFMConfig:
         name
             ``"tiny"`` (4 layers, D 128), ``"80m"`` (2 layers, D 1536, S and T tokens) or ``"800m"`` (40 layers).
         **changes
-            Fields that differ from the preset.
+            Fields that differ from the preset; None leaves one as the preset says.
 
         Raises
         ------
-        ValueError
-            If there is no such preset.
+        UserError
+            If there is no such preset, or a field has no sense.
         """
         if name not in PRESETS:
-            raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
-        return cls(**{**PRESETS[name], **changes})
+            raise UserError(f"there is no preset '{name}'{nearest(name, PRESETS)} There are: {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **{field: value for field, value in changes.items() if value is not None}})

@@ -1,0 +1,147 @@
+"""The console script: ``cellfm VERB [options] [key=value ...]``.
+
+Options are what a user usually sets, each an alias of a configuration key; trailing ``key=value`` reaches everything
+else. A verb is one row of the table below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import NoReturn
+
+from cellfm_torch.errors import nearest
+
+
+@dataclass(frozen=True)
+class Option:
+    """An alias of a configuration key.
+
+    Attributes
+    ----------
+    flag
+        As typed, ``--data``.
+    template
+        The override it stands for, ``data.path={}``. Without a slot the flag takes no value.
+    help
+        One line, with the unit.
+    default
+        Value used when the flag is not given; None leaves the key alone.
+    """
+
+    flag: str
+    template: str
+    help: str
+    default: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Name of the parsed value."""
+        return self.flag.lstrip("-").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command: the module whose ``main(overrides)`` runs it, and its options."""
+
+    module: str
+    help: str
+    options: tuple[Option, ...]
+    example: str
+
+
+VERBS: dict[str, Verb] = {
+    "train": Verb(
+        "cellfm_torch.train",
+        "pretrain or fine-tune a model",
+        (
+            Option("--experiment", "+experiment={}", "what to run: pretrain, pretrain_80m, pretrain_800m", "pretrain"),
+            Option("--data", "data.path={}", "an h5ad file or a glob (default: the bundled PBMC3k)"),
+            Option("--model", "model={}", "tiny, 80m, 800m or pretrained"),
+            Option("--run-dir", "run_dir={}", "folder of the run (default: runs/EXPERIMENT)"),
+            Option("--steps", "trainer.max_steps={}", "optimiser steps"),
+            Option("--lr", "optim.lr={}", "highest learning rate"),
+            Option("--seed", "seed={}", "of weights, split, order and masks"),
+            Option("--resume", "resume=true", "go on where the run in the folder stopped"),
+        ),
+        "cellfm train --data 'cells/*.h5ad' --run-dir runs/mine data.mask_fraction=0.3",
+    ),
+}
+
+
+def _quoted(value: str) -> str:
+    """Quote a value for Hydra, whose grammar gives meaning to commas, brackets and spaces."""
+    return value if value.replace(".", "").replace("-", "").isalnum() else "'" + value.replace("'", "\\'") + "'"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with this project's way of saying what is wrong: one line, the nearest word, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit."""
+        hint = ""
+        if message.startswith("unrecognized arguments: "):
+            word = message.split(": ", 1)[1].split()[0]
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            message, hint = f"there is no option {word}", nearest(word, flags)
+        print(f"error: {message}{hint} See {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def _verb_parser(name: str) -> _Parser:
+    verb = VERBS[name]
+    parser = _Parser(
+        prog=f"cellfm {name}", description=f"{verb.help}.", epilog=f"example: {verb.example}", allow_abbrev=False
+    )
+    for option in verb.options:
+        if "{}" in option.template:
+            metavar = option.key.upper()
+            text = f"{option.help} [{option.template.format(metavar)}]"
+            parser.add_argument(option.flag, dest=option.key, default=option.default, metavar=metavar, help=text)
+        else:
+            text = f"{option.help} [{option.template}]"
+            parser.add_argument(option.flag, dest=option.key, action="store_true", help=text)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any other key of the configuration")
+    return parser
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:{width}}  {verb.help}" for name, verb in VERBS.items())
+    return (
+        "usage: cellfm VERB [options] [key=value ...]\n\nCellFM: a foundation model of human single-cell RNA.\n\n"
+        f"verbs:\n{verbs}\n\ncellfm VERB --help says more; cellfm --version prints the version."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the console script; returns the exit code (2 for a mistake on the command line)."""
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    if not typed or typed[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if typed[0] == "--version":
+        print(f"cellfm_torch {version('cellfm_torch')}")
+        return 0
+    if typed[0] not in VERBS:
+        print(f"error: there is no verb '{typed[0]}'{nearest(typed[0], VERBS)} See cellfm --help", file=sys.stderr)
+        return 2
+    verb = VERBS[typed[0]]
+    options = _verb_parser(typed[0]).parse_intermixed_args(typed[1:])
+    overrides = []
+    for option in verb.options:
+        value = getattr(options, option.key)
+        if value is True:
+            overrides.append(option.template)
+        elif value not in (None, False):
+            overrides.append(option.template.format(_quoted(value)))
+    code: int = importlib.import_module(verb.module).main([*overrides, *options.overrides])
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

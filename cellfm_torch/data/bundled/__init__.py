@@ -1,0 +1,1 @@
+"""Real cells that travel with the package, and the script that made the file."""

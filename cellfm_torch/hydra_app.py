@@ -1,0 +1,151 @@
+"""Hydra behind every command: where conf/ is, what its resolvers mean, and errors that help."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cellfm_torch import paths
+from cellfm_torch.errors import UserError, nearest
+
+USER_ERROR = 2  # exit code of everything the user can put right
+
+
+def register_resolvers() -> None:
+    """Make ``${cellfm.bundled:NAME}`` and ``${cellfm.precision:WANTED}`` known to OmegaConf."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("cellfm.bundled", _bundled, replace=True)
+    OmegaConf.register_new_resolver("cellfm.precision", _precision, replace=True)
+
+
+def _bundled(name: str) -> str:
+    """Return the path of a data set that travels with the package."""
+    return str({"pbmc3k": paths.PBMC3K}[name])
+
+
+def _precision(wanted: str) -> str:
+    """Return `wanted` where the device gains from it; CPUs without bfloat16 units are several times slower with it."""
+    import torch
+
+    return wanted if torch.cuda.is_available() else "32-true"
+
+
+def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> int:
+    """Compose a configuration and run a job on it.
+
+    Parameters
+    ----------
+    job
+        Called with the composed configuration; returns the exit code.
+    config
+        Name of the primary configuration in conf/.
+    overrides
+        What stood on the command line: ``key=value``, ``+experiment=NAME``, or one of Hydra's own flags.
+
+    Returns
+    -------
+    Exit code: that of the job, or 2 with one line on stderr for a mistake of the user's.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_resolvers()
+    result = 0
+
+    def task(cfg: Any) -> None:
+        nonlocal result
+        try:
+            _check_values(cfg, config=config, overrides=overrides)
+            result = job(cfg)
+        except (UserError, HydraException, OmegaConfBaseException) as problem:  # here, or Hydra prints lines of its own
+            result = _complain(explain(problem, config=config))
+
+    # Hydra's own reporting prints a stack and exits with 1; with this variable it raises instead.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    saved, sys.argv = sys.argv, [sys.argv[0], *overrides]
+    try:
+        hydra.main(version_base="1.3", config_path=str(paths.CONF), config_name=config)(task)()
+    except (HydraException, OmegaConfBaseException) as problem:
+        return _complain(explain(problem, config=config))
+    finally:
+        sys.argv = saved
+    return result
+
+
+def _check_values(cfg: Any, *, config: str, overrides: Sequence[str]) -> None:
+    """Refuse a word where the configuration has a number or a switch, and a value that was never given.
+
+    Raises
+    ------
+    UserError
+        Naming the first such option.
+    """
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    values = [o for o in overrides if re.match(r"[\w.]+=", o) and "." in o.split("=")[0]]
+    before = compose(config, overrides=[o for o in overrides if o not in values and not o.startswith("-")])
+    for key in (o.split("=")[0] for o in values):
+        old, new = (OmegaConf.select(tree, key, throw_on_missing=False) for tree in (before, cfg))
+        if isinstance(old, bool) and not isinstance(new, bool | None):
+            raise UserError(f"{key}={new}: must be true or false (default {str(old).lower()})")
+        if isinstance(old, int | float) and isinstance(new, str):
+            raise UserError(f"{key}={new}: must be a number (default {old})")
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        if not key.startswith("hydra."):
+            raise UserError(f"the option {key} must be given: {key}=...")
+
+
+def _complain(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return USER_ERROR
+
+
+def explain(problem: Exception, *, config: str) -> str:
+    """Turn an error of Hydra's into one line that names the mistake and the nearest right word.
+
+    Parameters
+    ----------
+    problem
+        What Hydra raised.
+    config
+        Name of the primary configuration, whose keys are the possible options.
+    """
+    cause: BaseException | None = problem
+    while cause is not None:  # a UserError inside instantiate() arrives wrapped
+        if isinstance(cause, UserError):
+            return str(cause)
+        cause = cause.__cause__
+    text = str(problem)
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)'.*?Available options in '[^']+':(.*)", text, re.DOTALL):
+        group, name, options = match[1], match[2], re.findall(r"^\t([\w-]+)$", match[3], re.MULTILINE)
+        return f"there is no {group} '{name}'{nearest(name, options)} There are: {', '.join(options)}"
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match[1].split("@")[0]
+        if key == "experiment":
+            return "experiments are added with a plus: +experiment=NAME"
+        return f"there is no option '{key}'{nearest(key, _option_names(config))}"
+    if match := re.search(r"Error in call to target '([^']+)':\s*(\w+)\((.*?)\)\s*full_key: (\S+)", text, re.DOTALL):
+        return f"the option group '{match[4]}' cannot be used: {match[3].strip(chr(34) + chr(39))}"
+    return text.split("\n\n")[0]
+
+
+def _option_names(config: str) -> list[str]:
+    """List every option of a configuration, dotted."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(paths.CONF), version_base="1.3"):
+        tree = OmegaConf.to_container(compose(config), resolve=False)
+
+    def names(node: Any, prefix: str) -> list[str]:
+        if not isinstance(node, dict):
+            return []
+        return [f"{prefix}{key}" for key in node] + [n for key, child in node.items() for n in names(child, f"{prefix}{key}.")]
+
+    return names(tree, "")

@@ -1,0 +1,107 @@
+"""Ctrl-C and SIGTERM during training: finish the step, save, say how to go on."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+
+class Stopped(Exception):
+    """Training ended early on request; everything up to the last step is saved."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}")
+        self.exit_code = 128 + signum
+        self.step = step
+
+
+class StopSignals:
+    """Context in which SIGINT and SIGTERM become a request that :class:`SaveOnStop` honours between two steps.
+
+    Outside training, and on the second signal, they act as usual.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.training = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.training or self.received is not None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            sys.exit(128 + number)
+        self.received = number
+        print("\nstopping after this step (once more: at once) ...", file=sys.stderr, flush=True)
+
+
+class SaveOnStop(Callback):
+    """Save the run and raise :class:`Stopped` at the end of the step in which a signal came.
+
+    Parameters
+    ----------
+    signals
+        Where requests arrive.
+    path
+        Checkpoint to write.
+    """
+
+    def __init__(self, signals: StopSignals, path: Path) -> None:
+        self.signals = signals
+        self.path = path
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on there is something to save."""
+        self.signals.training = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Honour a request."""
+        if self.signals.received is not None:
+            trainer.save_checkpoint(self.path)
+            raise Stopped(self.signals.received, trainer.global_step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All steps are done and saved: signals act as usual again."""
+        self.signals.training = False
+
+
+class RandomState(Callback):
+    """Carry torch's random state through a checkpoint, so that a resumed run draws the same dropout masks."""
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states at the moment of saving."""
+        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the states until the first step: what runs before it may draw numbers of its own."""
+        self._restored = state_dict
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Put a restored state in place."""
+        if self._restored is not None:
+            torch.set_rng_state(self._restored["cpu"])
+            if len(self._restored["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(self._restored["cuda"])
+            self._restored = None

@@ -1,0 +1,183 @@
+"""How weights are updated: MindSpore's Adam, which weights decay, the schedule, clipping - as one recipe.
+
+Source of the published choices: the training configuration of CellFM (Nat. Commun. 16, 2025).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from cellfm_torch.errors import UserError
+
+
+class MindSporeAdam(Optimizer):
+    """Adam as MindSpore computes it: ``w -= lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps)``.
+
+    `eps` is added to the uncorrected sqrt(v), where :class:`torch.optim.Adam` corrects v first; the first steps differ
+    by more than rounding. Weight decay is L2, added to the gradient.
+
+    Parameters
+    ----------
+    params
+        Tensors, or groups of them.
+    lr
+        Step size.
+    betas
+        Decay of the running means of gradient and squared gradient.
+    eps
+        Added to sqrt(v).
+    weight_decay
+        L2 factor.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step; tensors without a gradient are left alone."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            by_step: dict[int, list[Tensor]] = {}
+            for p in weights:
+                state = self.state[p]
+                if not state:
+                    state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+                state["step"] += 1
+                by_step.setdefault(state["step"], []).append(p)
+            for step, params in by_step.items():
+                self._update(params, step, group)
+        return loss
+
+    def _update(self, params: list[Tensor], step: int, group: dict[str, Any]) -> None:
+        """Update tensors that are all at the same step."""
+        beta1, beta2 = group["betas"]
+        grads = [p.grad for p in params if p.grad is not None]
+        if group["weight_decay"]:
+            grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
+        mean = [self.state[p]["exp_avg"] for p in params]
+        square = [self.state[p]["exp_avg_sq"] for p in params]
+        torch._foreach_lerp_(mean, grads, 1 - beta1)
+        torch._foreach_mul_(square, beta2)
+        torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
+        divisor = torch._foreach_sqrt(square)
+        torch._foreach_add_(divisor, group["eps"])
+        size = group["lr"] * math.sqrt(1 - beta2**step) / (1 - beta1**step)
+        torch._foreach_addcdiv_(params, mean, divisor, -size)
+
+
+def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split trainable parameters into decayed and not.
+
+    The published rule: no decay for embedding tables and vectors (``emb`` in the name) and for the biases of dense
+    layers; everything else decays, gains and offsets of the norms included.
+    """
+    norms = {id(p) for module in network.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
+    decayed, spared = [], []
+    for name, p in network.named_parameters():
+        if p.requires_grad:
+            free = "emb" in name or (name.endswith("bias") and id(p) not in norms)
+            (spared if free else decayed).append(p)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+
+
+def warmup_cosine(step: int, *, lr: float, warmup_steps: int, total_steps: int, start_lr: float, min_lr: float) -> float:
+    """Return the learning rate of a step as a fraction of `lr`: linear warm-up, then half a cosine down to `min_lr`."""
+    if step < warmup_steps:
+        return (start_lr + (lr - start_lr) * step / warmup_steps) / lr
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return (min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))) / lr
+
+
+class Recipe:
+    """Optimiser, schedule and clipping, configured together.
+
+    Parameters
+    ----------
+    optimizer
+        Called with parameter groups, `lr`, `betas` and `eps`; default :class:`MindSporeAdam`.
+    lr
+        Highest learning rate.
+    betas, eps
+        Of Adam.
+    weight_decay
+        As the optimiser understands it; see :func:`decay_groups` for the weights it applies to.
+    warmup_steps
+        Optimiser steps from `start_lr` up to `lr`.
+    start_lr, min_lr
+        Learning rates at the first and the last step.
+    total_steps
+        Optimiser steps of the whole schedule; None: as many as the Trainer will take.
+    clip_norm
+        Largest gradient norm; None for no clipping.
+    clip_per_tensor
+        True: each tensor's norm on its own, as published. False: the norm of all together.
+
+    Raises
+    ------
+    UserError
+        If a number is not one, or out of range.
+    """
+
+    def __init__(
+        self,
+        optimizer: Callable[..., Optimizer] = MindSporeAdam,
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-5,
+        warmup_steps: int = 0,
+        start_lr: float = 0.0,
+        min_lr: float = 0.0,
+        total_steps: int | None = None,
+        clip_norm: float | None = 1.0,
+        clip_per_tensor: bool = True,
+    ) -> None:
+        numbers = {"lr": lr, "eps": eps, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
+        for name, value in (numbers | {"start_lr": start_lr, "min_lr": min_lr}).items():
+            if not isinstance(value, (int, float)) or value < 0:
+                raise UserError(f"optim.{name}={value}: must be a number, not negative")
+        for name, limit in {"lr": lr, "total_steps": total_steps, "clip_norm": clip_norm}.items():
+            if limit is not None and (not isinstance(limit, (int, float)) or limit <= 0):
+                raise UserError(f"optim.{name}={limit}: must be a number above 0")
+        self.make = partial(optimizer, lr=lr, betas=tuple(betas), eps=eps)
+        self.weight_decay = weight_decay
+        self.total_steps = total_steps
+        self.schedule = partial(warmup_cosine, lr=lr, warmup_steps=warmup_steps, start_lr=start_lr, min_lr=min_lr)
+        self.clip_norm = clip_norm
+        self.clip_per_tensor = clip_per_tensor
+
+    def build(self, network: nn.Module, *, steps: int) -> tuple[Optimizer, LambdaLR]:
+        """Return optimiser and schedule for a network that will take `steps` steps."""
+        optimizer = self.make(decay_groups(network, self.weight_decay))
+        factor = partial(self.schedule, total_steps=self.total_steps or steps)
+        return optimizer, LambdaLR(optimizer, lambda step: factor(step))
+
+    def clip(self, parameters: Iterable[Tensor]) -> None:
+        """Clip gradients in place."""
+        if self.clip_norm is None:
+            return
+        tensors = [p for p in parameters if p.grad is not None]
+        for group in [[p] for p in tensors] if self.clip_per_tensor else [tensors]:
+            nn.utils.clip_grad_norm_(group, self.clip_norm)

@@ -1,0 +1,96 @@
+"""The folder of one run: what it was asked, how far it is, what came out. Files are written beside and renamed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from cellfm_torch.errors import UserError
+from cellfm_torch.model.checkpoint import write_beside
+
+# Options that may change between a run and its continuation without making it another run.
+FREE = ("resume", "run_dir", "callbacks.progress", "trainer.max_steps", "trainer.max_epochs", "trainer.max_time")
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted name: value} of a nested configuration."""
+    if not isinstance(node, dict):
+        return {prefix.rstrip("."): node}
+    return {name: value for key, child in node.items() for name, value in _flat(child, f"{prefix}{key}.").items()}
+
+
+class RunFolder:
+    """One run's folder.
+
+    Parameters
+    ----------
+    path
+        Need not exist yet.
+
+    Attributes
+    ----------
+    config_file, checkpoint, metrics_file, model
+        config.yaml (resolved), checkpoints/last.ckpt, metrics.json and the model folder inside it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.checkpoint = self.path / "checkpoints" / "last.ckpt"
+        self.metrics_file = self.path / "metrics.json"
+        self.model = self.path / "model"
+
+    def check(self, cfg: DictConfig) -> None:
+        """Refuse a folder that this run must not write to. Writes nothing.
+
+        Raises
+        ------
+        UserError
+            If the folder holds another run, or this one without ``resume=true``, or something that is no run.
+        """
+        if self.path.is_file():
+            raise UserError(f"run_dir={self.path} is a file; give a folder")
+        if not self.config_file.is_file():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise UserError(f"run_dir={self.path} is not empty and holds no run; give another folder")
+            return
+        old, new = _flat(OmegaConf.to_container(OmegaConf.load(self.config_file))), _flat(resolved(cfg))
+        changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and not k.startswith(FREE)]
+        if changed:
+            details = ", ".join(f"{k}={old.get(k)} there, {new.get(k)} now" for k in changed[:3])
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise UserError(f"run_dir={self.path} already holds another run ({details}{more}); give another run_dir")
+        if not cfg.resume:
+            raise UserError(f"run_dir={self.path} already holds this run: go on with resume=true, or give another run_dir")
+
+    def finished(self, cfg: DictConfig) -> dict[str, float] | None:
+        """Return the metrics of a run that has ended as asked, or None."""
+        if not self.metrics_file.is_file() or not self.config_file.is_file():
+            return None
+        old, new = _flat(OmegaConf.to_container(OmegaConf.load(self.config_file))), _flat(resolved(cfg))
+        if any(old.get(k) != new.get(k) for k in old.keys() | new.keys() if k.startswith("trainer.max_")):
+            return None
+        metrics: dict[str, float] = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        return metrics
+
+    def create(self, cfg: DictConfig) -> None:
+        """Make the folder and record the resolved configuration."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.metrics_file.unlink(missing_ok=True)  # of a run that is now going on for longer
+        text = OmegaConf.to_yaml(OmegaConf.create(resolved(cfg)))
+        write_beside(self.config_file, lambda part: part.write_text(text, encoding="utf-8"))
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Record the final metrics; a folder with metrics.json is a finished run."""
+        text = json.dumps(metrics, indent=2) + "\n"
+        write_beside(self.metrics_file, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration as plain values, without Hydra's own part."""
+    container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    return {str(k): v for k, v in container.items() if k != "hydra"}

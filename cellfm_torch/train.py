@@ -1,0 +1,62 @@
+"""Train a model: ``python -m cellfm_torch.train +experiment=pretrain``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cellfm_torch import hydra_app
+
+
+def train(cfg: Any) -> int:
+    """Run one training job from a composed configuration; returns the exit code.
+
+    Raises
+    ------
+    UserError
+        For what the user can put right; nothing has been written then.
+    """
+    import lightning.pytorch as pl
+    from hydra.utils import instantiate
+    from rich.console import Console
+
+    from cellfm_torch.interrupt import RandomState, SaveOnStop, Stopped, StopSignals
+    from cellfm_torch.run_folder import RunFolder
+
+    console = Console()
+    folder = RunFolder(cfg.run_dir)
+    folder.check(cfg)
+    done = folder.finished(cfg)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    with StopSignals() as signals:
+        network = instantiate(cfg.model)
+        task = instantiate(cfg.task, _partial_=True)(network, recipe=instantiate(cfg.optim))
+        if done is None:
+            data = instantiate(cfg.data, _partial_=True)(input_spec=network.input_spec)
+            data.setup("fit")
+            callbacks = [*instantiate(cfg.callbacks).values(), RandomState(), SaveOnStop(signals, folder.checkpoint)]
+            trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=list(instantiate(cfg.logger).values()))
+            folder.create(cfg)
+            checkpoint = folder.checkpoint if folder.checkpoint.is_file() else None
+            try:
+                trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            except Stopped as stop:
+                console.print(f"{stop}; saved in {folder.path}. Go on with the same command and resume=true.")
+                return stop.exit_code
+            trainer.save_checkpoint(folder.checkpoint)
+            network.save_pretrained(folder.model)
+            done = trainer.test(task, datamodule=data, verbose=False)[0]
+            folder.finish(done)
+    console.print(task.summary(done))
+    console.print(f"run folder: {folder.path}\nnext: CellFM.from_pretrained('{folder.model}')", highlight=False)
+    return 0
+
+
+def main(overrides: Sequence[str] | None = None) -> int:
+    """Compose conf/train.yaml with overrides (default: the command line's) and train."""
+    return hydra_app.run(train, config="train", overrides=sys.argv[1:] if overrides is None else overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -77,6 +77,17 @@ def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> 
     return result
 
 
+def quiet_lightning() -> None:
+    """Silence what Lightning says of itself: devices it did not find, tips, its own deprecations."""
+    import logging
+    import warnings
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+
 def _check_values(cfg: Any, *, config: str, overrides: Sequence[str]) -> None:
     """Refuse a word where the configuration has a number or a switch, and a value that was never given.
 

@@ -198,18 +198,17 @@ def loss_curve(
     if not any(len(curve) for curve in seen.values()):
         raise UserError(f"loss curve: no '{train}' or '{val}' was logged; columns are {', '.join(history.columns)}")
     ax = _axis(ax, (6.0, 4.0))
-    drawn = [np.array(list((baselines := dict(baselines or {})).values()), dtype=float)]
+    baselines = dict(baselines or {})
     if len(curve := seen.get(train, history.iloc[:0])):
-        smooth = curve[train].rolling(max(5, len(curve) // 15), center=True, min_periods=1).mean().to_numpy()
+        smooth = curve[train].rolling(window := max(1, len(curve) // 15), center=True, min_periods=1).mean().to_numpy()
         ax.plot(curve["step"], curve[train], color=PALETTE[0], alpha=0.35, linewidth=0.8)
-        ax.plot(curve["step"], smooth, color=PALETTE[0], linewidth=1.8, label="training (smoothed)")
-        drawn += [smooth, curve[train].to_numpy()]
+        label = "training" if window == 1 else "training (smoothed)"
+        ax.plot(curve["step"], smooth, color=PALETTE[0], linewidth=1.8, label=label)
     if len(curve := seen.get(val, history.iloc[:0])):
         ax.plot(curve["step"], curve[val], color=PALETTE[5], marker="o", markersize=4, label="validation", zorder=4)
-        drawn.append(curve[val].to_numpy())
     for (name, value), style in zip(baselines.items(), ["--", ":", "-.", (0, (1, 3))] * 9, strict=False):
         ax.axhline(value, color="#555555", linestyle=style, linewidth=1.2, label=f"{name} ({value:.3g})")
-    every = np.concatenate(drawn)
+    every = np.concatenate([np.array(list(baselines.values())), *(curve[name] for name, curve in seen.items())])
     every = every[np.isfinite(every)]
     if len(every) and every.min() > 0 and every.max() > 20 * every.min():
         ax.set_yscale("log")

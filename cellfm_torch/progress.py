@@ -50,7 +50,7 @@ class RunProgress(ProgressBar):
         Training steps the shown loss averages over (exponentially).
     """
 
-    def __init__(self, console: Console | None = None, *, val_metric: str = "val_loss", smoothing: int = 50) -> None:
+    def __init__(self, console: Console | None = None, *, val_metric: str = "val_loss", smoothing: int = 20) -> None:
         super().__init__()
         self.is_enabled = True
         self._console = console

@@ -21,6 +21,7 @@ def train(cfg: Any) -> int:
     from hydra.utils import instantiate
     from rich.console import Console
 
+    hydra_app.quiet_lightning()
     from cellfm_torch.interrupt import RandomState, SaveOnStop, Stopped, StopSignals
     from cellfm_torch.run_folder import RunFolder
 
@@ -46,7 +47,7 @@ def train(cfg: Any) -> int:
                 return stop.exit_code
             trainer.save_checkpoint(folder.checkpoint)
             network.save_pretrained(folder.model)
-            done = trainer.test(task, datamodule=data, verbose=False)[0]
+            done = trainer.test(task, datamodule=data, weights_only=True, verbose=False)[0]
             folder.finish(done)
     console.print(task.summary(done))
     console.print(f"run folder: {folder.path}\nnext: CellFM.from_pretrained('{folder.model}')", highlight=False)

@@ -18,7 +18,7 @@ def foreign(package: str = "lightning.pytorch") -> Any:
     """Make a plain MLP in a LightningModule of the named package."""
     base: Any = importlib.import_module(package).LightningModule
 
-    class Foreign(base):
+    class Foreign(base):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.network = nn.Sequential(nn.Linear(GENES, 8), nn.Dropout(0.5), nn.Linear(8, 4))
@@ -56,7 +56,7 @@ def cells() -> TensorDataset:
     return TensorDataset(torch.randn(CELLS, GENES, generator=rng), torch.randn(CELLS, 1, generator=rng))
 
 
-def loader(**options: Any) -> DataLoader:
+def loader(**options: Any) -> DataLoader[Any]:
     """Make a loader of five batches."""
     return DataLoader(cells(), batch_size=8, **options)
 

@@ -79,7 +79,7 @@ def test_umap_colours_by_obs_and_refuses_unknown_columns(tmp_path: Path, flat_um
     class Cells(pl.LightningDataModule):
         obs = pd.DataFrame({"cell_type": ["B", "T", "NK", "T"] * 3})
 
-        def train_dataloader(self) -> DataLoader:
+        def train_dataloader(self) -> DataLoader[Any]:
             return DataLoader(range(12), 4, collate_fn=self.collate)  # type: ignore[arg-type]
 
         val_dataloader = train_dataloader
@@ -130,9 +130,8 @@ def test_loss_curve(package: str, tmp_path: Path) -> None:
 
 def test_configured_callbacks_train(tmp_path: Path, flat_umap: list[np.ndarray]) -> None:
     config: Any = OmegaConf.load(CONF / "callbacks" / "pretrain.yaml")
-    config.run_dir = str(tmp_path)
+    config.run_dir, config.data = str(tmp_path), {"label": None}
     OmegaConf.resolve(config)
-    config.umap.labels = None
     callbacks = [instantiate(config[name]) for name in ("throughput", "progress", "umap", "loss_curve")]
     logger = importlib.import_module("lightning.pytorch.loggers").CSVLogger(tmp_path, name="logs")
     options = {"logger": logger, "log_every_n_steps": 1, "enable_progress_bar": True}

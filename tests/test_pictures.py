@@ -83,7 +83,7 @@ def test_umap_plot_of_numbers_and_of_nothing() -> None:
 
 
 def test_loss_curve_and_its_scale() -> None:
-    steps = np.arange(0, 200, 10)
+    steps = np.arange(0, 400, 10)
     history = pd.DataFrame({"step": steps, "train_loss": 1 + 1 / (1 + steps), "val_loss": np.nan})
     history.loc[9, "val_loss"] = 1.1
     ax = loss_curve(history, ax=axis(), baselines={"gene mean": 1.5})
@@ -91,6 +91,8 @@ def test_loss_curve_and_its_scale() -> None:
     assert legend is not None
     assert [t.get_text() for t in legend.get_texts()] == ["training (smoothed)", "validation", "gene mean (1.5)"]
     assert ax.get_yscale() == "linear"
+    few = loss_curve(history[:9], ax=axis())
+    np.testing.assert_array_equal(few.lines[1].get_ydata(), history["train_loss"][:9], "too few points to smooth")
     history["train_loss"] -= 0.99
     assert loss_curve(history, ax=axis()).get_yscale() == "log"
     assert loss_curve(history[["step", "val_loss"]], ax=axis()).lines[0].get_xdata().tolist() == [90]  # type: ignore[union-attr]

@@ -87,7 +87,7 @@ def test_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bar = RunProgress(console(terminal=False))
     bar._start("Training", 100, 60)
     bar._done = 70
-    monkeypatch.setattr(progress.time, "monotonic", lambda: bar._started + 20)
+    monkeypatch.setattr("cellfm_torch.progress.time.monotonic", lambda: bar._started + 20)
     assert bar._time_left() == pytest.approx(60)
 
 

@@ -122,9 +122,9 @@ class GeneVocab:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the symbols, one a line; the file appears complete or not at all."""
-        partial = Path(f"{path}.partial")
-        partial.write_text("".join(f"{symbol}\n" for symbol in self.symbols), encoding="utf-8")
-        partial.replace(path)
+        part = Path(f"{path}.part")
+        part.write_text("".join(f"{symbol}\n" for symbol in self.symbols), encoding="utf-8")
+        part.replace(path)
 
     def __len__(self) -> int:
         return len(self.symbols)

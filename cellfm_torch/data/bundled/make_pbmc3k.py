@@ -74,7 +74,10 @@ REFERENCE_NAMES = {
 }
 """What a reference calls our types; its cells of any other name count as unlabelled."""
 
-SOURCE = "10x Genomics, 3k PBMCs from a Healthy Donor (v1 chemistry, Cell Ranger 1.1.0, GRCh37): filtered gene-barcode matrix"
+SOURCE = (
+    "10x Genomics, 3k PBMCs from a Healthy Donor (v1 chemistry, Cell Ranger 1.1.0, GRCh37): "
+    "filtered gene-barcode matrix"
+)
 LICENCE = "counts: CC BY 4.0, 10x Genomics; cell_type: Apache-2.0, marker rule of make_pbmc3k.py"
 
 
@@ -255,9 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cells.obs["cell_type"] = assign_cell_types(cast(sp.csr_matrix, cells.X), cells.var_names)
         cells.uns = {"source": SOURCE, "licence": LICENCE}
         write_small(cells, options.output)
-        print(
-            f"{options.output}: {cells.n_obs} cells x {cells.n_vars} genes, {options.output.stat().st_size / 1e6:.1f} MB"
-        )
+        size = options.output.stat().st_size / 1e6
+        print(f"{options.output}: {cells.n_obs} cells x {cells.n_vars} genes, {size:.1f} MB")
         if options.labels is not None:
             reference = anndata.read_h5ad(options.labels, backed="r").obs["cell_type"]
             print(report_agreement(cells.obs["cell_type"], reference))

@@ -1,0 +1,46 @@
+# Everything needed is Python 3.11 or newer and make; the rest goes into .venv, once.
+#
+#   PYTHON       interpreter to build .venv with (default: python3.11, else the first newer one)
+#   TORCH        which torch, as pip names it
+#   TORCH_INDEX  package index to take torch from (default: the CPU build on a Linux machine without an NVIDIA GPU)
+#   ARGS         passed on: options of the command, or of pytest
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+PYTHON ?=
+ARGS ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: help setup pretrain test lint format clean-venv
+
+help:
+	@echo 'make pretrain [ARGS="key=value ..."]   train the tiny model on the bundled cells, or go on where it stopped'
+	@echo 'make test [ARGS="-k name"]             run the tests'
+	@echo 'make lint                              style and types, as the pre-commit hooks check them'
+	@echo 'make format                            put the style right where that is mechanical'
+	@echo 'make setup                             build .venv only (every other target does so when needed)'
+	@echo 'make clean-venv                        remove .venv'
+	@echo 'Set at will: PYTHON=python3.12  TORCH=torch==2.11.0  TORCH_INDEX=https://download.pytorch.org/whl/cu126'
+
+# The script does nothing when .venv is up to date: same setup.cfg, pyproject.toml and variables.
+setup:
+	@VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' TORCH_INDEX='$(TORCH_INDEX)' sh .ci/setup-venv
+
+pretrain: setup
+	@$(RUN) -m cellfm_torch.train +experiment=pretrain resume=true $(ARGS)
+
+# Two workers with one thread each: the tests are many and small, and threads of several workers hinder each other.
+test: setup
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 $(ARGS)
+
+lint: setup
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+format: setup
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+clean-venv:
+	@rm -rf $(VENV)

@@ -1,21 +1,69 @@
-"""CellFM, a foundation model of human single-cell RNA, in PyTorch and Lightning: the public names."""
+"""CellFM, a foundation model of human single-cell RNA, in PyTorch and Lightning: the public names.
 
-from cellfm_torch.batch import CellBatch, InputSpec
-from cellfm_torch.model import CellFM, CellFMConfig, Encoding, Prediction
-from cellfm_torch.ops import RetentionState, retention, retention_state
-from cellfm_torch.tasks.losses import pretraining_loss
+Each name is imported when it is first used, so that ``cellfm --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:
+    from cellfm_torch.batch import CellBatch, InputSpec
+    from cellfm_torch.callbacks import BackboneFreezer, EmbeddingWriter, LossCurve, Throughput, UMAPPicture
+    from cellfm_torch.data.genes import GeneVocab
+    from cellfm_torch.data.module import CellDataModule
+    from cellfm_torch.errors import UserError
+    from cellfm_torch.model import CellFM, CellFMConfig, Encoding, Prediction
+    from cellfm_torch.ops import RetentionState, retention, retention_state
+    from cellfm_torch.tasks.losses import pretraining_loss
+    from cellfm_torch.tasks.pretrain import PretrainTask
+
+_HOME = {
+    "batch": ("CellBatch", "InputSpec"),
+    "callbacks": ("BackboneFreezer", "EmbeddingWriter", "LossCurve", "Throughput", "UMAPPicture"),
+    "data.genes": ("GeneVocab",),
+    "data.module": ("CellDataModule",),
+    "errors": ("UserError",),
+    "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction"),
+    "ops": ("RetentionState", "retention", "retention_state"),
+    "tasks.losses": ("pretraining_loss",),
+    "tasks.pretrain": ("PretrainTask",),
+}
+_MODULE_OF = {name: f"{__name__}.{module}" for module, names in _HOME.items() for name in names}
+
 __all__ = [
+    "BackboneFreezer",
     "CellBatch",
+    "CellDataModule",
     "CellFM",
     "CellFMConfig",
+    "EmbeddingWriter",
     "Encoding",
+    "GeneVocab",
     "InputSpec",
+    "LossCurve",
     "Prediction",
+    "PretrainTask",
     "RetentionState",
+    "Throughput",
+    "UMAPPicture",
+    "UserError",
     "pretraining_loss",
     "retention",
     "retention_state",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -151,12 +151,24 @@ class CellBatch:
         Raises
         ------
         ValueError
-            If a tensor's shape is not that of `gene_ids`.
+            If a tensor's shape is not that of `gene_ids`, or not one row per cell.
         """
-        per_gene = {"values": values, "valid": valid, "hidden": hidden, "target": target, "target_values": target_values}
+        per_gene = {
+            "values": values,
+            "valid": valid,
+            "hidden": hidden,
+            "target": target,
+            "target_values": target_values,
+        }
         for name, x in per_gene.items():
             if x is not None and x.shape != gene_ids.shape:
                 raise ValueError(f"{name} has shape {tuple(x.shape)}, gene_ids {tuple(gene_ids.shape)}")
+        if gene_ids.ndim != 2:
+            raise ValueError(f"gene_ids has shape {tuple(gene_ids.shape)}; it must be (cells, genes)")
+        per_cell = {"read_depth": (read_depth, (len(gene_ids), 2)), "labels": (labels, (len(gene_ids),))}
+        for name, (y, shape) in per_cell.items():
+            if y is not None and y.shape != shape:
+                raise ValueError(f"{name} has shape {tuple(y.shape)}, it must be {shape}")
         valid = valid.bool()
         lengths = valid.sum(1)
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
@@ -178,7 +190,14 @@ class CellBatch:
 
         Genes return to the places they had in :meth:`from_padded`; a batch that was never padded is aligned left
         with L the longest cell.
+
+        Raises
+        ------
+        ValueError
+            If `x` does not have one row per gene.
         """
+        if len(x) != self.num_genes:
+            raise ValueError(f"x has {len(x)} rows, the batch {self.num_genes} genes")
         mask = self.padded_mask
         if mask is None:
             longest = int(self.lengths.max()) if self.num_cells else 0

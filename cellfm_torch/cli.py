@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ VERBS: dict[str, Verb] = {
 
 def _quoted(value: str) -> str:
     """Quote a value for Hydra, whose grammar gives meaning to commas, brackets and spaces."""
-    return value if value.replace(".", "").replace("-", "").isalnum() else "'" + value.replace("'", "\\'") + "'"
+    return value if re.fullmatch(r"[\w./+-]+", value) else "'" + value.replace("'", "\\'") + "'"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from cellfm_torch.errors import UserError
-from cellfm_torch.pictures import written_beside
+from cellfm_torch.files import written_beside
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -99,7 +99,7 @@ def _check_values(cfg: Any, *, config: str, overrides: Sequence[str]) -> None:
     from hydra import compose
     from omegaconf import OmegaConf
 
-    values = [o for o in overrides if re.match(r"[\w.]+=", o) and "." in o.split("=")[0]]
+    values = [o for o in overrides if re.match(r"[\w.]+=", o) and not (paths.CONF / o.split("=")[0]).is_dir()]
     before = compose(config, overrides=[o for o in overrides if o not in values and not o.startswith("-")])
     for key in (o.split("=")[0] for o in values):
         old, new = (OmegaConf.select(tree, key, throw_on_missing=False) for tree in (before, cfg))
@@ -143,6 +143,8 @@ def explain(problem: Exception, *, config: str) -> str:
         return f"there is no option '{key}'{nearest(key, _option_names(config))}"
     if match := re.search(r"Error in call to target '([^']+)':\s*(\w+)\((.*?)\)\s*full_key: (\S+)", text, re.DOTALL):
         return f"the option group '{match[4]}' cannot be used: {match[3].strip(chr(34) + chr(39))}"
+    if type(problem).__name__ == "OverrideParseException":
+        return f"{problem.override} is not of the form key=value; quote values with brackets, commas or spaces"  # type: ignore[attr-defined]
     return text.split("\n\n")[0]
 
 
@@ -157,6 +159,7 @@ def _option_names(config: str) -> list[str]:
     def names(node: Any, prefix: str) -> list[str]:
         if not isinstance(node, dict):
             return []
-        return [f"{prefix}{key}" for key in node] + [n for key, child in node.items() for n in names(child, f"{prefix}{key}.")]
+        below = [name for key, child in node.items() for name in names(child, f"{prefix}{key}.")]
+        return [f"{prefix}{key}" for key in node] + below
 
     return names(tree, "")

@@ -92,7 +92,8 @@ class RandomState(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states at the moment of saving."""
-        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+        on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"cpu": torch.get_rng_state(), "cuda": on_gpus}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until the first step: what runs before it may draw numbers of its own."""

@@ -74,7 +74,7 @@ class MindSporeAdam(Optimizer):
         beta1, beta2 = group["betas"]
         grads = [p.grad for p in params if p.grad is not None]
         if group["weight_decay"]:
-            grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
+            grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
         mean = [self.state[p]["exp_avg"] for p in params]
         square = [self.state[p]["exp_avg_sq"] for p in params]
         torch._foreach_lerp_(mean, grads, 1 - beta1)
@@ -93,7 +93,8 @@ def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]
     layers; everything else decays, gains and offsets of the norms included.
     """
     norms = {id(p) for module in network.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for name, p in network.named_parameters():
         if p.requires_grad:
             free = "emb" in name or (name.endswith("bias") and id(p) not in norms)
@@ -101,7 +102,9 @@ def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
 
 
-def warmup_cosine(step: int, *, lr: float, warmup_steps: int, total_steps: int, start_lr: float, min_lr: float) -> float:
+def warmup_cosine(
+    step: int, *, lr: float, warmup_steps: int, total_steps: int, start_lr: float, min_lr: float
+) -> float:
     """Return the learning rate of a step as a fraction of `lr`: linear warm-up, then half a cosine down to `min_lr`."""
     if step < warmup_steps:
         return (start_lr + (lr - start_lr) * step / warmup_steps) / lr
@@ -156,11 +159,13 @@ class Recipe:
     ) -> None:
         numbers = {"lr": lr, "eps": eps, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
         for name, value in (numbers | {"start_lr": start_lr, "min_lr": min_lr}).items():
-            if not isinstance(value, (int, float)) or value < 0:
+            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
                 raise UserError(f"optim.{name}={value}: must be a number, not negative")
         for name, limit in {"lr": lr, "total_steps": total_steps, "clip_norm": clip_norm}.items():
-            if limit is not None and (not isinstance(limit, (int, float)) or limit <= 0):
+            if limit is not None and (not isinstance(limit, (int, float)) or not limit > 0):
                 raise UserError(f"optim.{name}={limit}: must be a number above 0")
+        if len(betas) != 2 or not all(isinstance(beta, (int, float)) and 0 <= beta < 1 for beta in betas):
+            raise UserError(f"optim.betas={betas}: must be two numbers, at least 0 and below 1")
         self.make = partial(optimizer, lr=lr, betas=tuple(betas), eps=eps)
         self.weight_decay = weight_decay
         self.total_steps = total_steps

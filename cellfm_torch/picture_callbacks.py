@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import islice
@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from cellfm_torch import pictures
-from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.errors import UserError
 
 
 def _default_embedding(pl_module: Any, batch: Any) -> Tensor:
@@ -62,11 +62,27 @@ class _Picture(Callback):
             warnings.warn(f"{type(self).__name__}: '{path}' not drawn: {kind}{error}", stacklevel=2)
 
 
+def _held_out(trainer: Any) -> list[tuple[Iterable[Any], int | None]]:
+    """Return loaders of held-out cells, each with the number of batches to take (None: all)."""
+    make = getattr(trainer.datamodule, "held_out_dataloader", None)
+    if make is not None:
+        return [(make(), None)]
+    loaders = trainer.val_dataloaders
+    if loaders is None:
+        raise UserError("there are no held-out cells; give the trainer validation data")
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
+    most = [None if number == float("inf") else int(number) for number in trainer.num_val_batches]
+    return list(zip(loaders, most, strict=True))
+
+
 class UMAPPicture(_Picture):
     """Draw a UMAP of the held-out cells at the end of training, and every few epochs.
 
-    The cells are those of ``trainer.val_dataloaders`` (with several processes: the first one's share), embedded in
-    eval mode without gradients. Training is not disturbed: weights come out the same with and without this callback.
+    The cells are those of ``trainer.datamodule.held_out_dataloader()`` where there is such a method (nothing hidden),
+    else of ``trainer.val_dataloaders`` (with several processes: the first one's share), embedded in eval mode
+    without gradients. Training is not disturbed: weights come out the same with and without this callback.
 
     Parameters
     ----------
@@ -76,7 +92,8 @@ class UMAPPicture(_Picture):
         ``embed(pl_module, batch) -> (B, C) tensor``. Default: ``pl_module.network.encode(batch).cell`` where there is
         such a method, else ``pl_module(batch)`` (``pl_module(x)`` for batches ``(x, y)``).
     labels
-        What to colour by: a column of ``trainer.datamodule.obs``, whose rows are ``batch.cell_index``; or
+        What to colour by: a column of ``trainer.datamodule.obs``, whose rows are ``batch.cell_index`` (without colours,
+        and a warning, where the cells have no such column); or
         ``labels(batch) -> B values``; or None for ``batch.labels`` where batches have them.
     every_n_epochs
         Draw after every so many epochs too; None: only at the end.
@@ -90,7 +107,7 @@ class UMAPPicture(_Picture):
     Raises
     ------
     UserError
-        At the start of a fit, if the label column does not exist or umap-learn is missing. Later failures are warnings.
+        At the start of a fit, if umap-learn or the data module's ``obs`` is missing. Later failures are warnings.
     """
 
     def __init__(
@@ -123,11 +140,12 @@ class UMAPPicture(_Picture):
                     f"UMAPPicture: labels='{self.labels}' asks for trainer.datamodule.obs, which does not exist; "
                     "give labels as a function of the batch"
                 )
-            if self.labels not in obs:
-                columns = [str(name) for name in obs.columns]
-                raise UserError(
-                    f"UMAPPicture: the cells have no column '{self.labels}'{nearest(self.labels, columns)}; "
-                    f"columns are {', '.join(columns) or 'none'}"
+            if self.labels not in obs:  # a picture never costs a run
+                columns = ", ".join(str(name) for name in obs.columns) or "none"
+                warnings.warn(
+                    f"{self.path.name} will have no colours: the cells have no column '{self.labels}' "
+                    f"(they have: {columns})",
+                    stacklevel=2,
                 )
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: D102
@@ -141,22 +159,19 @@ class UMAPPicture(_Picture):
 
     def _labels_of(self, trainer: Any, batch: Any) -> list[Any] | None:
         if isinstance(self.labels, str):
+            if self.labels not in trainer.datamodule.obs:
+                return None
             values = trainer.datamodule.obs[self.labels].iloc[batch.cell_index.tolist()]
         else:
             values = getattr(batch, "labels", None) if self.labels is None else self.labels(batch)
         return None if values is None else values.tolist() if hasattr(values, "tolist") else list(values)
 
     def _embed_cells(self, trainer: Any, pl_module: Any) -> tuple[np.ndarray, list[Any] | None]:
-        loaders = trainer.val_dataloaders
-        if loaders is None:
-            raise UserError("there are no held-out cells; give the trainer validation data")
-        if isinstance(loaders, Mapping):
-            loaders = list(loaders.values())
-        loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
+        loaders = _held_out(trainer)
         embeddings: list[np.ndarray] = []
         labels: list[Any] = []
-        for number, (loader, most) in enumerate(zip(loaders, trainer.num_val_batches, strict=True)):
-            for batch in islice(loader, None if most == float("inf") else int(most)):
+        for number, (loader, most) in enumerate(loaders):
+            for batch in islice(loader, most):
                 batch = trainer.precision_plugin.convert_input(batch)
                 batch = trainer.strategy.batch_to_device(batch, dataloader_idx=number)
                 with trainer.precision_plugin.forward_context():

@@ -5,17 +5,16 @@ Matplotlib, umap-learn and pandas are imported where they are used, so that impo
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cellfm_torch.errors import UserError
+from cellfm_torch.files import written_beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,23 +26,6 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#5
 
 NO_LABEL = frozenset({"", "nan", "none", "<na>", "unknown", "unlabelled", "unlabeled", "unassigned", "not labelled"})
 """Labels drawn in grey, beneath the others."""
-
-
-@contextmanager
-def written_beside(path: str | Path) -> Iterator[Path]:
-    """Give a neighbour of `path` to write to; it takes the name `path` when the block ends well.
-
-    A write that fails or is killed half-way leaves at `path` what was there before. The neighbour is ``<path>.part``
-    in the same folder (created where missing), and so on the same file system.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_figure(fig: Figure, path: str | Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cellfm_torch.errors import UserError
-from cellfm_torch.model.checkpoint import write_beside
+from cellfm_torch.files import write_text
 
 # Options that may change between a run and its continuation without making it another run.
 FREE = ("resume", "run_dir", "callbacks.progress", "trainer.max_steps", "trainer.max_epochs", "trainer.max_time")
@@ -64,7 +64,9 @@ class RunFolder:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             raise UserError(f"run_dir={self.path} already holds another run ({details}{more}); give another run_dir")
         if not cfg.resume:
-            raise UserError(f"run_dir={self.path} already holds this run: go on with resume=true, or give another run_dir")
+            raise UserError(
+                f"run_dir={self.path} already holds this run: go on with resume=true, or use another run_dir"
+            )
 
     def finished(self, cfg: DictConfig) -> dict[str, float] | None:
         """Return the metrics of a run that has ended as asked, or None."""
@@ -80,13 +82,11 @@ class RunFolder:
         """Make the folder and record the resolved configuration."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.metrics_file.unlink(missing_ok=True)  # of a run that is now going on for longer
-        text = OmegaConf.to_yaml(OmegaConf.create(resolved(cfg)))
-        write_beside(self.config_file, lambda part: part.write_text(text, encoding="utf-8"))
+        write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))))
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Record the final metrics; a folder with metrics.json is a finished run."""
-        text = json.dumps(metrics, indent=2) + "\n"
-        write_beside(self.metrics_file, lambda part: part.write_text(text, encoding="utf-8"))
+        write_text(self.metrics_file, json.dumps(metrics, indent=2) + "\n")
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

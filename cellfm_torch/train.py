@@ -50,8 +50,18 @@ def train(cfg: Any) -> int:
             done = trainer.test(task, datamodule=data, weights_only=True, verbose=False)[0]
             folder.finish(done)
     console.print(task.summary(done))
-    console.print(f"run folder: {folder.path}\nnext: CellFM.from_pretrained('{folder.model}')", highlight=False)
+    console.print(_next_steps(folder.path, cfg), highlight=False, soft_wrap=True)
     return 0
+
+
+def _next_steps(run: Any, cfg: Any) -> str:
+    """Say where everything is and what to do with it."""
+    limit = "max_steps" if cfg.trainer.max_steps > 0 else "max_epochs"
+    return f"""run folder: {run}
+look:       {run}/umap.png, {run}/loss_curve.png; tensorboard --logdir {run}/logs
+use:        CellFM.from_pretrained("{run}/model")
+longer:     the same command with resume=true trainer.{limit}={2 * cfg.trainer[limit]}
+your cells: cellfm train --data 'cells/*.h5ad' --run-dir runs/mine"""
 
 
 def main(overrides: Sequence[str] | None = None) -> int:

@@ -8,9 +8,11 @@ several values of one tag; ``dims`` is always the full shape.
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -36,6 +38,9 @@ DTYPES = {
 VARINT, BYTES = 0, 2
 FOOTER = b"crc_num"
 FOOTER_BYTES = len(FOOTER) + 10
+# Beyond these the bytes are garbage. Multiplying a million dimensions takes forever, printing a name of megabytes too.
+MAX_DIMS = 8
+MAX_NAME = 1000
 
 
 class DamagedCheckpoint(UserError):
@@ -99,20 +104,28 @@ def _index(data: mmap.mmap) -> dict[str, _Slices]:
     found: dict[str, _Slices] = {}
     for number, first, last in _fields(data, 0, end):
         if number != 1 or last < 0:
-            raise DamagedCheckpoint(f"not a MindSpore checkpoint (field {number} at byte {first:,})")
-        value = {n: (a, b) for n, a, b in _fields(data, first, last)}
+            raise DamagedCheckpoint(f"not a MindSpore checkpoint (unexpected field {number})")
+        value = {n: (a, b) for n, a, b in _fields(data, first, last) if b >= 0}
         if 1 not in value or 2 not in value:
             raise DamagedCheckpoint(f"not a MindSpore checkpoint (no tensor at byte {first:,})")
+        if value[1][1] - value[1][0] > MAX_NAME:
+            raise DamagedCheckpoint(f"not a MindSpore checkpoint (a name of more than {MAX_NAME:,} bytes)")
         tag = data[slice(*value[1])].decode("utf-8", errors="replace")
-        dims, kind, content = [], "", (0, 0)
+        dims: list[int] = []
+        kind, content = "", (0, 0)
         for n, a, b in _fields(data, *value[2]):
             if n == 1:
-                dims.extend([a] if b < 0 else _dims(data, a, b))
-            elif n == 2:
-                kind = data[a:b].decode("utf-8", errors="replace")
-            elif n == 3:
+                dims.extend([a] if b < 0 else islice(_dims(data, a, b), MAX_DIMS + 1))
+            elif n == 2 and b >= 0:
+                kind = data[a : min(b, a + 40)].decode("utf-8", errors="replace")
+            elif n == 3 and b >= 0:
                 content = (a, b)
-        found.setdefault(tag, _Slices(tuple(dims), kind)).ranges.append(content)
+            if len(dims) > MAX_DIMS:
+                raise DamagedCheckpoint(f"{tag!r} has more than {MAX_DIMS} dimensions")
+        slices = found.setdefault(tag, _Slices(tuple(dims), kind))
+        if (slices.dims, slices.kind) != (tuple(dims), kind):
+            raise DamagedCheckpoint(f"the slices of {tag!r} have different shapes or types")
+        slices.ranges.append(content)
     return found
 
 
@@ -149,14 +162,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 def _tensor(data: mmap.mmap, name: str, entry: _Slices) -> Tensor:
     """Copy one tensor out of the map."""
     if entry.kind not in DTYPES:
-        raise DamagedCheckpoint(f"{name} has the unknown type {entry.kind!r}")
+        raise DamagedCheckpoint(f"{name!r} has the unknown type {entry.kind!r}")
     dtype = DTYPES[entry.kind]
     content = bytearray().join(data[a:b] for a, b in entry.ranges)
-    count = 1
-    for size in entry.dims:
-        count *= size
-    if len(content) != count * dtype.itemsize:
-        raise DamagedCheckpoint(f"{name} has {len(content):,} bytes, shape {entry.dims} of {entry.kind} needs more or less")
+    count = math.prod(entry.dims)
+    if len(content) != count * dtype.itemsize or math.prod(size or 1 for size in entry.dims) > 2**60:
+        raise DamagedCheckpoint(
+            f"{name!r} has {len(content):,} bytes, shape {entry.dims} of {entry.kind} needs more or less"
+        )
     if not count:
         return torch.empty(entry.dims, dtype=dtype)
     return torch.frombuffer(content, dtype=dtype).reshape(entry.dims)

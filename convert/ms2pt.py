@@ -10,9 +10,9 @@ from pathlib import Path
 
 if not __package__:  # run as a script, perhaps uninstalled: make the checkout importable (PEP 366)
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import convert  # noqa: F401  relative imports below need their package loaded
+    import cellfm_torch.convert  # noqa: F401  relative imports below need their package loaded
 
-    __package__ = "convert"
+    __package__ = "cellfm_torch.convert"
 
 from cellfm_torch import __version__
 from cellfm_torch.errors import UserError
@@ -47,10 +47,18 @@ def convert_file(
     if genes is not None:
         if not genes.is_file():
             raise UserError(f"--genes {genes}: no such file")
-        symbols = genes.read_text(encoding="utf-8").split()
+        try:
+            symbols = genes.read_text(encoding="utf-8").split()
+        except UnicodeDecodeError as problem:
+            raise UserError(f"--genes {genes}: not UTF-8 text, one symbol a line") from problem
+    folder = output or checkpoint.parent / checkpoint.stem
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, the model needs a folder; say --output FOLDER")
     converted = convert_tensors(read_checkpoint(checkpoint), num_heads=num_heads, genes=symbols)
-    folder = output or checkpoint.with_suffix("")
-    converted.network.save_pretrained(folder)
+    try:
+        converted.network.save_pretrained(folder)
+    except OSError as problem:
+        raise UserError(f"{folder} cannot be written ({problem.strerror})") from problem
     with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     record = {
@@ -67,7 +75,9 @@ def convert_file(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="ms2pt.py", description="Official MindSpore CellFM checkpoint -> model folder.")
+    parser = argparse.ArgumentParser(
+        prog="ms2pt.py", description="Official MindSpore CellFM checkpoint -> model folder."
+    )
     parser.add_argument("checkpoint", type=Path, help="the .ckpt file")
     parser.add_argument("--output", type=Path, help="folder to write (default: beside the checkpoint)")
     parser.add_argument("--num-heads", type=int, help="retention heads (default: width / 32)")

@@ -75,6 +75,11 @@ def convert_tensors(
         if state[name].shape != expected.shape:
             found, wanted = tuple(state[name].shape), tuple(expected.shape)
             raise UserError(f"{name} has shape {found} in the checkpoint, the network needs {wanted}")
+    unknown = sorted(set(state) - set(network.state_dict()))
+    if unknown:
+        raise UserError(
+            f"the checkpoint holds {unknown[0]}, but not the rest of what it belongs to; nothing was written"
+        )
     network.load_state_dict({name: x.float() for name, x in state.items()}, strict=True, assign=True)
     return Converted(network, names, dropped)
 
@@ -92,16 +97,20 @@ def _config(
     if num_heads is None and dim % HEAD_DIM:
         raise UserError(f"the width {dim} is not a multiple of {HEAD_DIM}; say --num-heads")
     if genes is None and rows not in BUNDLED_ROWS:
-        raise UserError(f"gene_emb has {rows:,} rows, none of the published vocabularies; give its list with --genes FILE")
+        raise UserError(
+            f"gene_emb has {rows:,} rows, none of the published vocabularies; give its list with --genes FILE"
+        )
     num_genes = len(genes) if genes is not None else BUNDLED_ROWS[rows]
     config = CellFMConfig(
         num_layers=len(layers),
         dim=dim,
-        num_heads=num_heads or dim // HEAD_DIM,
+        num_heads=dim // HEAD_DIM if num_heads is None else num_heads,
         num_genes=num_genes,
         read_depth="depth_emb" in state,
         zeros="cell_decoder.expressed.weight" in state,
     )
     if config.num_rows != rows:
-        raise UserError(f"a list of {num_genes:,} genes needs {config.num_rows:,} rows, gene_emb has {rows:,}: another list")
+        raise UserError(
+            f"a list of {num_genes:,} genes needs {config.num_rows:,} rows, gene_emb has {rows:,}: another list"
+        )
     return config, genes

@@ -1,0 +1,1 @@
+"""Files of cells in, batches of :class:`~cellfm_torch.batch.CellBatch` out."""

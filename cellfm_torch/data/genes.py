@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cellfm_torch.data.vocab import bundled_symbols
 from cellfm_torch.errors import UserError
+from cellfm_torch.files import write_text
 from cellfm_torch.paths import VOCAB
 
 
@@ -120,11 +121,9 @@ class GeneVocab:
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the symbols, one a line; the file appears complete or not at all."""
-        part = Path(f"{path}.part")
-        part.write_text("".join(f"{symbol}\n" for symbol in self.symbols), encoding="utf-8")
-        part.replace(path)
+        write_text(path, "".join(f"{symbol}\n" for symbol in self.symbols))
 
     def __len__(self) -> int:
         return len(self.symbols)

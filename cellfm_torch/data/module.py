@@ -243,6 +243,10 @@ class CellDataModule(LightningDataModule):
 
     test_dataloader = val_dataloader
 
+    def held_out_dataloader(self) -> CellLoader:
+        """Return the held-out cells as they are, for pictures: nothing hidden, nothing downsampled, no targets."""
+        return self._loader(self.val_cells, targets=False)
+
     def predict_dataloader(self) -> CellLoader:
         """Return all cells kept, in file order, as they are: nothing hidden, nothing downsampled, no targets."""
         return self._loader(np.arange(len(self.cells)), targets=False)

@@ -46,7 +46,7 @@ class CellFM(nn.Module):
         self.config = config
         self.genes = tuple(genes) if genes is not None else bundled_symbols(config.num_genes)
         dim = config.dim
-        self.gene_emb = nn.utils.skip_init(nn.Embedding, config.num_rows, dim)
+        self.gene_emb = nn.utils.skip_init(nn.Embedding, config.num_rows, dim, device=torch.get_default_device())
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.mask_emb = nn.Parameter(torch.empty(1, 1, dim))
         zero_emb = torch.empty(1, 1, dim)
@@ -142,7 +142,9 @@ class CellFM(nn.Module):
         prefix = self.cls_token.expand(batch.num_cells, 1, -1)
         if not self.config.read_depth or batch.read_depth is None:
             return prefix
-        depth = torch.log1p(batch.read_depth.to(prefix.dtype) / 1000)  # (B, 2)
+        # In float32 at least: a read depth above 65,504 is infinite in float16.
+        depth = batch.read_depth.to(torch.promote_types(prefix.dtype, torch.float32))
+        depth = torch.log1p(depth / 1000).to(prefix.dtype)  # (B, 2)
         return torch.cat([prefix, self.depth_emb + self.depth_enc(depth)], dim=1)
 
     def save_pretrained(self, folder: str | Path) -> None:

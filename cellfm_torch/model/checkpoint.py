@@ -70,12 +70,19 @@ def load_folder(model: Callable[..., Loaded], config: type, folder: str | Path, 
     try:
         fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         expected = fields.pop("model", getattr(model, "__name__", None))
-        network_config = config(**fields)
     except (ValueError, TypeError, AttributeError) as problem:
         raise UserError(f"{folder / CONFIG} is not a configuration of this model: {problem}") from problem
-    if expected != getattr(model, "__name__", expected):
+    if expected != getattr(model, "__name__", expected):  # first: another model's fields are not mistakes
         raise UserError(f"{folder / CONFIG} describes a {expected}, not a {model.__name__}")
-    genes = (folder / GENES).read_text(encoding="utf-8").split()
+    try:
+        network_config = config(**fields)
+    except (ValueError, TypeError) as problem:
+        raise UserError(f"{folder / CONFIG} is not a configuration of this model: {problem}") from problem
+    try:
+        lines = (folder / GENES).read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as problem:
+        raise UserError(f"{folder / GENES} is not UTF-8 text ({problem})") from problem
+    genes = [line.strip() for line in lines if line.strip()]
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as problem:
@@ -99,7 +106,9 @@ def _check_tensors(file: Path, found: dict[str, torch.Tensor], expected: dict[st
         if name not in found:
             raise UserError(f"{file} lacks the tensor {name}; convert the checkpoint again")
         if found[name].shape != x.shape:
-            raise UserError(f"{file}: {name} has shape {tuple(found[name].shape)}, config.json asks for {tuple(x.shape)}")
+            raise UserError(
+                f"{file}: {name} has shape {tuple(found[name].shape)}, config.json asks for {tuple(x.shape)}"
+            )
     unknown = sorted(set(found) - set(expected))
     if unknown:
         raise UserError(f"{file} holds {unknown[0]}, which the model of config.json does not have")

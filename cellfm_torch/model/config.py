@@ -98,5 +98,5 @@ class CellFMConfig:
             If there is no such preset, or a field has no sense.
         """
         if name not in PRESETS:
-            raise UserError(f"there is no preset '{name}'{nearest(name, PRESETS)} There are: {', '.join(PRESETS)}")
+            raise UserError(f"there is no preset '{name}'{nearest(name, PRESETS)}; there are {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **{field: value for field, value in changes.items() if value is not None}})

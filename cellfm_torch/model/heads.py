@@ -34,7 +34,12 @@ class ScalarEncoder(nn.Module):
         h = F.leaky_relu(sides, LEAKY_SLOPE)
         z = self.w3(h) + self.a * h
         logits = torch.stack([x.clamp_min(0), (-x).clamp_min(0)], dim=-1) @ z
-        return self.table(logits.softmax(-1))  # type: ignore[no-any-return]
+        return self.table(logits.softmax(-1))
+
+
+def probability(logit: Tensor) -> Tensor:
+    """Return sigmoid, in float32 at least: above 0.998 bfloat16 only knows 1, which has no gradient."""
+    return logit.to(torch.promote_types(logit.dtype, torch.float32)).sigmoid()
 
 
 class GeneDecoder(nn.Module):
@@ -53,7 +58,7 @@ class GeneDecoder(nn.Module):
     def forward(self, genes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Map gene encodings (N, D) to values (N,) and, with `zeros`, probabilities of being expressed (N,)."""
         value = self.w2(F.leaky_relu(self.w1(genes), LEAKY_SLOPE))[:, 0]
-        return value, None if self.expressed is None else self.expressed(genes)[:, 0].sigmoid()
+        return value, None if self.expressed is None else probability(self.expressed(genes)[:, 0])
 
 
 class CellDecoder(nn.Module):
@@ -81,4 +86,4 @@ class CellDecoder(nn.Module):
         value = (self.map(gene_embedding).sigmoid() * cell).sum(-1)
         if self.expressed is None:
             return value, None
-        return value, (self.expressed(gene_embedding) * cell).sum(-1).sigmoid()
+        return value, probability((self.expressed(gene_embedding) * cell).sum(-1))

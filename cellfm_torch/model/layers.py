@@ -20,7 +20,8 @@ NORM_EPS = 1e-7
 
 def linear(inputs: int, outputs: int, *, gain: float = 1.0, bias: bool = False) -> nn.Linear:
     """Return a dense layer, Xavier-normal at the start (weight (outputs, inputs))."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
+    # skip_init knows nothing of `with torch.device(...)`: without the argument it would allocate on the CPU.
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias, device=torch.get_default_device())
     nn.init.xavier_normal_(layer.weight, gain=gain)
     if bias:
         nn.init.zeros_(layer.bias)
@@ -77,7 +78,7 @@ class Retention(nn.Module):
         scale = offsets.diff().clamp_min(1).to(state.tensor.dtype).rsqrt() / q.shape[-1]
         o = RetentionState(state.tensor * scale[:, None, None, None]).read(q, offsets=offsets)
         o = rearrange(srms_norm(o).to(x.dtype), "t h k -> t (h k)")
-        return self.o_proj(o * F.silu(self.u_proj(x)))  # type: ignore[no-any-return]
+        return self.o_proj(o * F.silu(self.u_proj(x)))
 
 
 class GatedLinearUnit(nn.Module):
@@ -89,7 +90,7 @@ class GatedLinearUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (T, D) to (T, D), each on its own."""
-        return self.o_proj(self.u_proj(x) * self.v_proj(x))  # type: ignore[no-any-return]
+        return self.o_proj(self.u_proj(x) * self.v_proj(x))
 
 
 class RetentionLayer(nn.Module):
@@ -107,4 +108,4 @@ class RetentionLayer(nn.Module):
     def forward(self, x: Tensor, *, offsets: Tensor, keep: Tensor | None = None) -> Tensor:
         """Map tokens (T, D) to (T, D); see :meth:`Retention.forward` for `offsets` and `keep`."""
         x = self.norm1(self.alpha * x + self.dropout(self.retention(x, offsets=offsets, keep=keep)))
-        return self.norm2(self.alpha * x + self.dropout(self.glu(x)))  # type: ignore[no-any-return]
+        return self.norm2(self.alpha * x + self.dropout(self.glu(x)))

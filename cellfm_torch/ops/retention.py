@@ -14,6 +14,7 @@ cells never meet in one sum.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from einops import rearrange
@@ -24,8 +25,14 @@ MODES = ("chunked",)
 
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    """Sums over thousands of tokens need float32 at least."""
+    """Return the dtype of sums: over thousands of tokens they need float32 at least."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _as_given(x: Tensor) -> AbstractContextManager[object]:
+    """Keep autocast from rounding the operands of our products: their dtype was chosen on purpose."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _chunks(offsets: list[int], chunk_size: int) -> Iterator[tuple[int, int, int]]:
@@ -39,19 +46,20 @@ class _Outer(torch.autograd.Function):
     """(N, H, K), (N, H, V) -> (B, H, K, V): sum of outer products within each cell."""
 
     @staticmethod
-    def forward(ctx, a: Tensor, b: Tensor, offsets: list[int], chunk_size: int) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, a: Tensor, b: Tensor, offsets: list[int], chunk_size: int) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(a, b)
         ctx.layout = offsets, chunk_size
         dtype = _accumulator(torch.promote_types(a.dtype, b.dtype))
         state = a.new_zeros(len(offsets) - 1, a.shape[1], a.shape[2], b.shape[2], dtype=dtype)
-        for cell, start, end in _chunks(offsets, chunk_size):
-            a_hkn = rearrange(a[start:end].to(dtype), "n h k -> h k n")
-            b_hnv = rearrange(b[start:end].to(dtype), "n h v -> h n v")
-            state[cell].baddbmm_(a_hkn, b_hnv)
+        with _as_given(a):
+            for cell, start, end in _chunks(offsets, chunk_size):
+                a_hkn = rearrange(a[start:end].to(dtype), "n h k -> h k n")
+                b_hnv = rearrange(b[start:end].to(dtype), "n h v -> h n v")
+                state[cell].baddbmm_(a_hkn, b_hnv)
         return state
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         a, b = ctx.saved_tensors
         grad_a = _Apply.apply(b, grad.mT, *ctx.layout).to(a.dtype) if ctx.needs_input_grad[0] else None
         grad_b = _Apply.apply(a, grad, *ctx.layout).to(b.dtype) if ctx.needs_input_grad[1] else None
@@ -62,17 +70,18 @@ class _Apply(torch.autograd.Function):
     """(N, H, K), (B, H, K, V) -> (N, H, V): each token times the state of its cell."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, state: Tensor, offsets: list[int], chunk_size: int) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, x: Tensor, state: Tensor, offsets: list[int], chunk_size: int) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, state)
         ctx.layout = offsets, chunk_size
         out = x.new_empty(x.shape[0], x.shape[1], state.shape[3], dtype=state.dtype)
-        for cell, start, end in _chunks(offsets, chunk_size):
-            x_hnk = rearrange(x[start:end].to(state.dtype), "n h k -> h n k")
-            out[start:end] = rearrange(torch.bmm(x_hnk, state[cell]), "h n v -> n h v")
+        with _as_given(x):
+            for cell, start, end in _chunks(offsets, chunk_size):
+                x_hnk = rearrange(x[start:end].to(state.dtype), "n h k -> h n k")
+                out[start:end] = rearrange(torch.bmm(x_hnk, state[cell]), "h n v -> n h v")
         return out
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         x, state = ctx.saved_tensors
         grad_x = _Apply.apply(grad, state.mT, *ctx.layout).to(x.dtype) if ctx.needs_input_grad[0] else None
         grad_state = _Outer.apply(x, grad, *ctx.layout) if ctx.needs_input_grad[1] else None
@@ -105,19 +114,42 @@ class RetentionState:
         Returns
         -------
         (N, H, V), in the dtype of the state.
+
+        Raises
+        ------
+        ValueError
+            If the offsets do not cover the queries, or the state is of other cells, heads or widths.
         """
-        cells = _check_offsets("q", q, offsets)
+        cells = _check_layout("q", q, offsets, chunk_size)
+        if q.shape[1:] != self.tensor.shape[1:3]:
+            heads, width = self.tensor.shape[1:3]
+            raise ValueError(f"q has shape {tuple(q.shape)}, the state needs (tokens, {heads}, {width})")
         if len(cells) - 1 != self.tensor.shape[0]:
             raise ValueError(f"offsets name {len(cells) - 1} cells, the state has {self.tensor.shape[0]}")
-        return _Apply.apply(q, self.tensor, cells, chunk_size)  # type: ignore[no-any-return]
+        return _Apply.apply(q, self.tensor, cells, chunk_size)
 
 
-def _check_offsets(name: str, x: Tensor, offsets: Tensor) -> list[int]:
-    """Return the offsets as a list, having checked that they cover `x`."""
+def _check_layout(name: str, x: Tensor, offsets: Tensor, chunk_size: int) -> list[int]:
+    """Return the offsets as a list, having checked that they cover `x`, of three dimensions."""
+    if x.ndim != 3:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be (tokens, heads, width)")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    if offsets.ndim != 1 or offsets.is_floating_point():
+        raise ValueError(
+            f"offsets must be whole numbers of shape (cells + 1,), got {offsets.dtype} {tuple(offsets.shape)}"
+        )
     cells = offsets.tolist()
-    if not cells or cells[0] != 0 or cells[-1] != x.shape[0] or any(a > b for a, b in zip(cells, cells[1:], strict=False)):
-        raise ValueError(f"offsets must rise from 0 to {x.shape[0]}, the number of tokens of {name}; got {cells[:3]} ...")
-    return cells  # type: ignore[no-any-return]
+    if (
+        not cells
+        or cells[0] != 0
+        or cells[-1] != x.shape[0]
+        or any(a > b for a, b in zip(cells, cells[1:], strict=False))
+    ):
+        raise ValueError(
+            f"offsets must rise from 0 to {x.shape[0]}, the number of tokens of {name}; got {cells[:3]} ..."
+        )
+    return cells
 
 
 def retention_state(k: Tensor, v: Tensor, *, offsets: Tensor, chunk_size: int = DEFAULT_CHUNK) -> RetentionState:
@@ -141,9 +173,9 @@ def retention_state(k: Tensor, v: Tensor, *, offsets: Tensor, chunk_size: int = 
     ValueError
         If the offsets do not cover the tokens, or k and v differ in tokens or heads.
     """
-    if k.shape[:2] != v.shape[:2]:
+    if k.ndim != 3 or v.ndim != 3 or k.shape[:2] != v.shape[:2]:
         raise ValueError(f"k has shape {tuple(k.shape)}, v {tuple(v.shape)}: tokens and heads must agree")
-    return RetentionState(_Outer.apply(k, v, _check_offsets("k", k, offsets), chunk_size))
+    return RetentionState(_Outer.apply(k, v, _check_layout("k", k, offsets, chunk_size), chunk_size))
 
 
 def retention(
@@ -198,5 +230,7 @@ def retention(
         raise ValueError(f"causal retention and decay are not available in mode {mode!r}")
     seen = retention_state(k, v, offsets=offsets, chunk_size=chunk_size)
     if state is not None:
+        if state.tensor.shape != seen.tensor.shape:
+            raise ValueError(f"state has shape {tuple(state.tensor.shape)}, these cells {tuple(seen.tensor.shape)}")
         seen = RetentionState(seen.tensor + state.tensor)
     return seen.read(q, offsets=offsets if q_offsets is None else q_offsets, chunk_size=chunk_size).to(q.dtype)

@@ -89,7 +89,9 @@ def test_four_optimiser_steps() -> None:
     optimizer, _ = Recipe(lr=1e-3, min_lr=1e-3, weight_decay=1e-5, clip_norm=None).build(network, steps=4)
     losses = []
     for step in range(4):
-        batch, _ = batch_of({k.split(".", 1)[1]: x for k, x in arrays.items() if k.startswith(f"step{step}.")}, zeros=False)
+        prefix = f"step{step}."
+        recorded_step = {k.removeprefix(prefix): x for k, x in arrays.items() if k.startswith(prefix)}
+        batch, _ = batch_of(recorded_step, zeros=False)
         loss = pretraining_loss(network(batch), batch)
         optimizer.zero_grad()
         loss.backward()

@@ -21,7 +21,6 @@ the rule is random.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +37,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
 from cellfm_torch.errors import UserError
+from cellfm_torch.files import written_beside
 from cellfm_torch.paths import PBMC3K
 
 LINEAGES = {
@@ -85,13 +85,7 @@ def variable_genes(expression: sp.csr_matrix, count: int) -> np.ndarray:
     """Columns of the `count` genes that vary most for their mean.
 
     Genes seen in three cells or more are sorted into 20 bins of equal size by mean; within a bin the log of variance
-    over mean is compared with the bin's median, in units of its median absolute deviation.
-
-    Parameters
-    ----------
-    expression : (cells, genes) log-normalised
-    count
-        How many columns to return, ascending.
+    over mean is compared with the bin's median, in units of its median absolute deviation. Columns come ascending.
     """
     seen = np.flatnonzero(expression.getnnz(axis=0) >= 3)
     mean = np.asarray(expression.mean(axis=0)).ravel()[seen]
@@ -107,17 +101,7 @@ def variable_genes(expression: sp.csr_matrix, count: int) -> np.ndarray:
 
 
 def smooth_markers(expression: sp.csr_matrix, markers: np.ndarray) -> np.ndarray:
-    """Average marker genes over each cell's neighbourhood.
-
-    Parameters
-    ----------
-    expression : (cells, genes) log-normalised
-    markers : (markers,) columns of the marker genes
-
-    Returns
-    -------
-    (cells, markers)
-    """
+    """Average the columns `markers` of log-normalised counts over each cell's neighbourhood: (cells, markers)."""
     space = expression[:, variable_genes(expression, VARIABLE_GENES)].toarray()
     space -= space.mean(axis=0)
     space /= space.std(axis=0)
@@ -205,27 +189,19 @@ def write_small(cells: anndata.AnnData, path: Path) -> None:
     The count matrix is laid out by hand, as anndata's format describes it: its own writer takes one filter for all
     arrays, and shuffling bytes saves a quarter of the column numbers but costs a fifth of the values.
     """
-    beside = path.with_name(path.name + ".part")
     counts = cast(sp.csr_matrix, cells.X)
     small = {"compression": "gzip", "compression_opts": 9}
-    with h5py.File(beside, "w") as file:
+    with written_beside(path) as part, h5py.File(part, "w") as file:
         write_elem(file, "/", anndata.AnnData(obs=cells.obs, var=cells.var, uns=dict(cells.uns)), dataset_kwargs=small)
         matrix = file.create_group("X")
         matrix.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": counts.shape})
         matrix.create_dataset("data", data=counts.data, chunks=(2**16,), **small)
         matrix.create_dataset("indices", data=counts.indices, chunks=(2**16,), shuffle=True, **small)
         matrix.create_dataset("indptr", data=counts.indptr, **small)
-    os.replace(beside, path)
 
 
 def report_agreement(types: pd.Series, reference: pd.Series) -> str:
-    """Compare the rule's types with those of a reference, cell by cell.
-
-    Parameters
-    ----------
-    types, reference
-        Type by barcode; reference names are translated by `REFERENCE_NAMES`.
-    """
+    """Compare types by barcode with those of a reference, whose names `REFERENCE_NAMES` translates."""
     translated = reference.reindex(types.index).astype(object).map(REFERENCE_NAMES)
     known = translated.notna().to_numpy()
     if not known.any():

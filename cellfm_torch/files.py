@@ -1,0 +1,33 @@
+"""Writing files so that what the user had is never lost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_beside(path: str | Path) -> Iterator[Path]:
+    """Give a neighbour of `path` to write to; it takes the name `path` when the block ends well.
+
+    A write that fails or is killed half-way leaves at `path` what was there before. The neighbour is ``<path>.part``
+    in the same folder (created where missing), and so on the same file system.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        with part.open("rb+") as file:  # the rename must not reach the disk before the contents do
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text beside `path` and rename it."""
+    with written_beside(path) as part:
+        part.write_text(text, encoding="utf-8")

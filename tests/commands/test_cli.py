@@ -1,0 +1,65 @@
+"""The console script's grammar: options are aliases of configuration keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from cellfm_torch import cli, train
+
+
+@pytest.fixture
+def overrides(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """What the verb's module was asked to run."""
+    asked: list[Sequence[str]] = []
+    monkeypatch.setattr(train, "main", lambda given: asked.append(given) or 0)
+    return asked
+
+
+def test_options_become_overrides(overrides: list[Sequence[str]]) -> None:
+    typed = ["train", "optim.eps=1e-7", "--data", "a b/*.h5ad", "--resume", "data.mask_fraction=0.3", "--lr", "1e-4"]
+    assert cli.main(typed) == 0
+    assert overrides == [
+        [
+            "+experiment=pretrain",
+            "data.path='a b/*.h5ad'",
+            "optim.lr=1e-4",
+            "resume=true",
+            "optim.eps=1e-7",
+            "data.mask_fraction=0.3",
+        ]
+    ]
+
+
+def test_experiment_has_a_default(overrides: list[Sequence[str]]) -> None:
+    cli.main(["train", "--experiment", "pretrain_80m"])
+    assert overrides == [["+experiment=pretrain_80m"]]
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["trian"], "there is no verb 'trian'; did you mean 'train'?"),
+        (["train", "--dat", "x"], "did you mean '--data'?"),
+    ],
+)
+def test_typing_errors(typed: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = cli.main(typed)
+    except SystemExit as exit:
+        code = exit.code
+    assert code == 2
+    message = capsys.readouterr().err.strip()
+    assert says in message and "\n" not in message
+
+
+def test_help_names_every_option_and_its_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    assert "train" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["train", "--help"])
+    assert exit.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for option in cli.VERBS["train"].options:
+        assert option.flag in text and option.template.format(option.key.upper()) in text

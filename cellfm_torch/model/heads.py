@@ -33,7 +33,8 @@ class ScalarEncoder(nn.Module):
         sides = torch.stack([self.w1.weight[:, 0], -self.w1.weight[:, 0]])  # x = 1 and x = -1, (2, W)
         h = F.leaky_relu(sides, LEAKY_SLOPE)
         z = self.w3(h) + self.a * h
-        logits = torch.stack([x.clamp_min(0), (-x).clamp_min(0)], dim=-1) @ z
+        # Elementwise, not as a product of matrices: autocast would round x to half precision there.
+        logits = x.clamp_min(0)[..., None] * z[0] + (-x).clamp_min(0)[..., None] * z[1]
         return self.table(logits.softmax(-1))
 
 

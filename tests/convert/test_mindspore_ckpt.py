@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cellfm_torch.errors import UserError
-from convert.mindspore_ckpt import DTYPES, read_checkpoint
+from cellfm_torch.convert.mindspore_ckpt import DTYPES, read_checkpoint
 
 RECORDED = Path(__file__).resolve().parents[1] / "parity" / "pretrain.ckpt"
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from cellfm_torch import CellFM, __version__
-from convert.mindspore_ckpt import read_checkpoint
-from convert.ms2pt import main
-from convert.names import target_name
+from cellfm_torch.convert.mindspore_ckpt import read_checkpoint
+from cellfm_torch.convert.ms2pt import main
+from cellfm_torch.convert.names import target_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PARITY = ROOT / "tests" / "parity"

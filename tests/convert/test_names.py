@@ -11,9 +11,9 @@ import torch
 
 from cellfm_torch import CellFM, CellFMConfig
 from cellfm_torch.errors import UserError
-from convert.mindspore_ckpt import read_checkpoint
-from convert.names import drop_reason, target_name
-from convert.network import convert_tensors
+from cellfm_torch.convert.mindspore_ckpt import read_checkpoint
+from cellfm_torch.convert.names import drop_reason, target_name
+from cellfm_torch.convert.network import convert_tensors
 
 PARITY = Path(__file__).resolve().parents[1] / "parity"
 MANIFEST = json.loads((PARITY / "manifest.json").read_text())

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from cellfm_torch import CellBatch, CellFM
-from convert.mindspore_ckpt import read_checkpoint
-from convert.network import Converted, convert_tensors
+from cellfm_torch.convert.mindspore_ckpt import read_checkpoint
+from cellfm_torch.convert.network import Converted, convert_tensors
 
 FOLDER = Path(__file__).parent
 

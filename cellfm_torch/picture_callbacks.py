@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from cellfm_torch import pictures
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, nearest
 
 
 def _default_embedding(pl_module: Any, batch: Any) -> Tensor:
@@ -141,10 +141,10 @@ class UMAPPicture(_Picture):
                     "give labels as a function of the batch"
                 )
             if self.labels not in obs:  # a picture never costs a run
-                columns = ", ".join(str(name) for name in obs.columns) or "none"
+                columns = [str(name) for name in obs.columns]
                 warnings.warn(
-                    f"{self.path.name} will have no colours: the cells have no column '{self.labels}' "
-                    f"(they have: {columns})",
+                    f"{self.path.name} will have no colours: the cells have no column '{self.labels}'"
+                    f"{nearest(self.labels, columns)} (they have: {', '.join(columns) or 'none'})",
                     stacklevel=2,
                 )
 

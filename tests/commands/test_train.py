@@ -171,7 +171,7 @@ def unbroken(small_cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 def long_job(cells: Path, run: Path) -> list[str]:
     # Several epochs, so that runs stop within one and go on across their ends; dropout is on.
-    more = ("trainer.max_steps=40", "trainer.val_check_interval=9", "callbacks.checkpoint.every_n_train_steps=4")
+    more = ("trainer.max_steps=24", "trainer.val_check_interval=9", "callbacks.checkpoint.every_n_train_steps=4")
     return small_job(cells, run, *more)
 
 
@@ -194,7 +194,7 @@ def test_stopped_run_goes_on_to_the_same_weights(
         assert "Traceback" not in err
     # Nothing half-written takes the name of a whole file.
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    assert 0 < state["global_step"] < 40
+    assert 0 < state["global_step"] < 24
 
     process = spawn([*job, "resume=true"], tmp_path)
     output = process.communicate(timeout=300)

@@ -81,12 +81,14 @@ def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> 
 
 
 def quiet_lightning() -> None:
-    """Silence what Lightning says of itself: devices it did not find, tips, its own deprecations."""
+    """Silence what Lightning says of itself (missing devices, tips, deprecations), and print warnings as one line."""
     import logging
     import warnings
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # A user is told what, not the line of code that said so.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run

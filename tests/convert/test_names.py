@@ -70,7 +70,8 @@ def test_moments_are_not_weights() -> None:
         "encoder.0.ffn.q_proj.weight",
         "value_dec.w3.weight",
         "moment3.gene_emb",
-        "classifier.weight",
+        "classifier.bias",
+        "extractor.classifier.weight",
     ],
 )
 def test_unknown_names(name: str) -> None:
@@ -116,9 +117,10 @@ def test_published_vocabulary_is_chosen_by_its_rows() -> None:
 
 def test_unknown_missing_and_misshapen_tensors() -> None:
     tensors = official()
-    assert "holds classifier.weight, which the name table does not know" in refusal(
-        tensors | {"classifier.weight": torch.zeros(1, 64)}
+    assert "holds classifier.bias, which the name table does not know" in refusal(
+        tensors | {"classifier.bias": torch.zeros(1)}
     )
+    assert "has heads but no cluster_emb" in refusal(tensors | {"classifier.weight": torch.zeros(1, 64)})
     assert "encoder.1.glu.v_proj.weight has shape (64, 63)" in refusal(
         tensors | {"encoder.1.ffn.v_proj.weight": torch.zeros(64, 63)}
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import mmap
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from cellfm_torch.errors import UserError
 
 from . import safetensors_file, wire
 from .names import drop_reason
-from .tensors import CHUNK, DTYPES, TEXT, DamagedCheckpoint, Entry, chunks, pieces, tensor, text
+from .tensors import DTYPES, TEXT, DamagedCheckpoint, Entry, chunks, pieces, tensor, text
 
 __all__ = ["DTYPES", "Source", "first_nonfinite", "read_checkpoint"]
 
@@ -85,11 +85,6 @@ class Source:
     ) -> None:
         self.close()
 
-    @property
-    def num_bytes(self) -> int:
-        """Size of the file."""
-        return len(self._data)
-
     def verify_checksum(self) -> None:
         """Read the whole file and compare with the checksum it carries, where it carries one.
 
@@ -134,13 +129,6 @@ class Source:
             return all(a == b for a, b in zip(self.pieces(name), other.pieces(name), strict=True))
         return b"".join(self.pieces(name)) == b"".join(other.pieces(name))
 
-    def sha256(self) -> str:
-        """Return the digest of the file, in hexadecimal."""
-        digest = hashlib.sha256()
-        for at in range(0, len(self._data), CHUNK):
-            digest.update(self._data[at : at + CHUNK])
-        return digest.hexdigest()
-
     def pieces(self, name: str) -> Iterator[bytes]:
         """Yield the bytes of a tensor, a few megabytes at a time."""
         return pieces(self._data, self.entries[name])
@@ -152,6 +140,21 @@ class Source:
     def tensor(self, name: str) -> Tensor:
         """Return a copy of a tensor. Scalars have shape ()."""
         return tensor(self._data, self.entries[name])
+
+    def view(self, name: str) -> Tensor:
+        """Return a tensor on the map itself, where it lies in one piece: to be written out, not to be kept.
+
+        It must be gone before the source is closed, and arithmetic may find it misaligned.
+        """
+        entry = self.entries[name]
+        if len(entry.ranges) != 1 or not entry.numel:
+            return self.tensor(name)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            first = entry.ranges[0][0]
+            return torch.frombuffer(self._data, dtype=DTYPES[entry.kind], count=entry.numel, offset=first).reshape(
+                entry.dims
+            )
 
     def text(self, name: str) -> str:
         """Return a value that is a string."""

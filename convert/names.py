@@ -87,8 +87,8 @@ def source_name(target: str, *, extractor: bool = False) -> str | None:
     for pattern, template in TABLE:
         match = re.fullmatch(_slots(template, _groups(pattern)), target)
         if match:
-            found = iter(match.groups())
-            literal = re.sub(r"\((?:[^()]|\\.)*\)", lambda _: next(found), pattern).replace("\\", "")
+            literals = re.split(r"\([^()]*\)", pattern.replace("\\.", "."))
+            literal = "".join(a + b for a, b in zip(literals, [*match.groups(), ""], strict=True))
             return EXTRACTOR + literal if extractor and not template.startswith(HEAD) else literal
     return None
 

@@ -113,7 +113,7 @@ def index(data: mmap.mmap) -> tuple[dict[str, Entry], dict[str, str]]:
 
 
 def verify_checksum(data: mmap.mmap, entries: dict[str, Entry], metadata: dict[str, str]) -> None:
-    """Refuse a file of MindSpore's whose checksum (of names and contents, sorted by name) is not that of its content."""
+    """Refuse a file of MindSpore's whose checksum, of names and contents sorted by name, is not that of its content."""
     if "crc_num" not in metadata:
         return
     found = 0

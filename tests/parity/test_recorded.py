@@ -8,10 +8,10 @@ import torch
 from cases import FOLDER, Case, batch_of, load, manifest, relative_error
 
 from cellfm_torch import CellFM, pretraining_loss
-from cellfm_torch.optim import Recipe
-from cellfm_torch.tasks.losses import elastic_cell_similarity, positional_rows
 from cellfm_torch.convert.mindspore_ckpt import read_checkpoint
 from cellfm_torch.convert.names import target_name
+from cellfm_torch.optim import Recipe
+from cellfm_torch.tasks.losses import elastic_cell_similarity, positional_rows
 
 # Rounding of float32 sums taken in another order; with a wrong LeakyReLU slope or norm epsilon the error is above 0.1.
 OUTPUTS = 3e-5  # largest absolute error over mean magnitude

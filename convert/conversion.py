@@ -24,7 +24,7 @@ from .heads import HEADS
 from .mindspore_backend import MODES, through_mindspore
 from .mindspore_ckpt import SUFFIXES, Source
 from .network import Layout, recognise
-from .outputs import compare_outputs, recording_of
+from .outputs import FLOAT32, FLOAT32_LORA, HALF, compare_outputs, recording_of
 from .report import copying
 from .training_state import write_training_state
 from .write import LORA, Writer
@@ -228,5 +228,8 @@ def _validate(part: Path, source: Source, layout: Layout, *, options: Options, r
     found: dict[str, Any] = {"weights": error}
     arrays = recording_of(recorded)
     if arrays is not None:
-        found["outputs"] = compare_outputs(part, arrays, dtype=options.dtype)
+        limit = FLOAT32_LORA if layout.config.lora_rank else FLOAT32
+        if {writer.kind(target) for target in writer.targets(heads=False)} != {"Float32"}:
+            limit = HALF
+        found["outputs"] = compare_outputs(part, arrays, limit=limit)
     return found

@@ -50,7 +50,7 @@ def _batch(arrays: dict[str, NDArray[Any]], *, zeros: bool) -> tuple[CellBatch, 
     return CellBatch.from_padded(gene, values, valid=valid, **given), valid.numpy()
 
 
-def compare_outputs(folder: Path, arrays: dict[str, NDArray[Any]], *, dtype: torch.dtype | None) -> dict[str, float]:
+def compare_outputs(folder: Path, arrays: dict[str, NDArray[Any]], *, limit: float) -> dict[str, float]:
     """Run a model folder on recorded inputs.
 
     Parameters
@@ -59,8 +59,8 @@ def compare_outputs(folder: Path, arrays: dict[str, NDArray[Any]], *, dtype: tor
         As :meth:`CellFM.from_pretrained` takes it.
     arrays
         The recording.
-    dtype
-        The weights are stored in; None for that of the checkpoint.
+    limit
+        Largest error that passes.
 
     Returns
     -------
@@ -89,9 +89,6 @@ def compare_outputs(folder: Path, arrays: dict[str, NDArray[Any]], *, dtype: tor
         if ours is not None and theirs is not None:
             pairs[name] = (batch.to_padded(ours).numpy()[valid], theirs[valid])
     errors = {name: _error(ours, theirs) for name, (ours, theirs) in pairs.items()}
-    limit = FLOAT32_LORA if config.lora_rank else FLOAT32
-    if dtype not in (None, torch.float32):
-        limit = HALF
     worst = max(errors, key=errors.__getitem__)
     if not errors[worst] <= limit:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Read MindSpore's .ckpt without MindSpore: walk its protobuf wire format over a memory map.
+"""MindSpore's .ckpt without MindSpore: walk its protobuf wire format over a memory map, and write it.
 
 The file is a run of ``Checkpoint {repeated Value value = 1}`` messages, with
 ``Value {string tag = 1; TensorProto tensor = 2}`` and
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from .tensors import CHUNK, MAX_DIMS, MAX_NAME, DamagedCheckpoint, Entry
@@ -21,6 +21,8 @@ FOOTER = b"crc_num"
 FOOTER_BYTES = len(FOOTER) + 10
 # How MindSpore's encrypted files begin; every block of theirs does.
 ENCRYPTED = {b"\xd8\x5e\x3a\x7f": "AES-GCM", b"\xd9\x5e\x3a\x7f": "AES-CBC", b"\xda\x5e\x3a\x7f": "SM4-CBC"}
+
+SLICE = 512 * 2**20  # bytes of a tensor in one message; protobuf refuses messages of 2 GB
 
 
 def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
@@ -120,3 +122,33 @@ def index(data: mmap.mmap) -> dict[str, Entry]:
             raise DamagedCheckpoint(f"the slices of {tag!r} have different shapes or types")
         entry.ranges.append(content)
     return found
+
+
+def _number(value: int) -> bytes:
+    """Encode base 128: seven bits a byte, low ones first, the top bit says that more follow."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _field(number: int, content: bytes, *, more: int = 0) -> bytes:
+    """Encode a length-delimited field, of which `more` bytes are to follow."""
+    return _number(number << 3 | BYTES) + _number(len(content) + more) + content
+
+
+def value_header(name: str, kind: str, dims: Sequence[int], num_bytes: int) -> bytes:
+    """Return everything of a tensor's message that comes before its content.
+
+    Parameters
+    ----------
+    name, kind, dims
+        Tag, MindSpore's type name, full shape.
+    num_bytes
+        Of the content in this message.
+    """
+    shape = b"".join(_number(1 << 3 | VARINT) + _number(size) for size in dims)
+    tensor = shape + _field(2, kind.encode()) + _field(3, b"", more=num_bytes)
+    value = _field(1, name.encode()) + _field(2, tensor, more=num_bytes)
+    return _field(1, value, more=num_bytes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cellfm_torch.errors import UserError
 from cellfm_torch.files import written_beside
 from cellfm_torch.model.checkpoint import CONFIG, WEIGHTS
 
+from .folder import RECORD
 from .heads import HEADS
 from .mindspore_ckpt import Source
 from .names import source_name
@@ -62,6 +64,7 @@ def write_checkpoint(folder: Path, output: Path) -> int:
                 if name is None:
                     raise UserError(f"{file.path} holds {target}, for which the official model has no name")
                 found[name] = (file, target)
+        found = dict(sorted(found.items(), key=_recorded_order(folder)))
         entries = {name: file.entries[target] for name, (file, target) in found.items()}
         # The same check as on the way here, so that what is written can come back.
         recognise(entries, num_heads=network.config.num_heads, genes=network.genes)
@@ -73,6 +76,16 @@ def write_checkpoint(folder: Path, output: Path) -> int:
         except OSError as problem:
             raise UserError(f"{output} cannot be written ({problem.strerror or problem})") from problem
     return len(found)
+
+
+def _recorded_order(folder: Path) -> Callable[[tuple[str, object]], int]:
+    """Return a sorting key: the order of the checkpoint the folder was made from, where that is recorded."""
+    try:
+        names = list(json.loads((folder / RECORD).read_text(encoding="utf-8"))["names"])
+    except (OSError, ValueError, KeyError, TypeError):
+        names = []
+    place = {name: i for i, name in enumerate(names)}
+    return lambda item: place.get(item[0], len(place))
 
 
 def _messages(name: str, entry: Entry, content: Iterator[bytes]) -> Iterator[bytes]:

@@ -91,6 +91,9 @@ def recognise(
     names, dropped = _sort_names(entries)
     shapes = {target: entries[source].dims for source, target in names.items()}
     wrapped = any(source.startswith(EXTRACTOR) for source in names)
+    for source, target in names.items():
+        if wrapped and not source.startswith(EXTRACTOR) and not target.startswith(HEAD):
+            raise UserError(f"the checkpoint mixes the names of two layouts: {source} has no {EXTRACTOR}, others have")
     config, genes = _config(shapes, num_heads=num_heads, genes=genes, decoders=not wrapped)
     with torch.device("meta"):
         network = CellFM(config, genes=genes)

@@ -1,4 +1,4 @@
-"""Memory and time of converting an 800M-size checkpoint, beside copying the same file: ``python benchmarks/convert.py``.
+"""Memory and time of converting an 800M-size checkpoint, beside copying it: ``python benchmarks/convert.py``.
 
 The checkpoint is generated (random weights, the layout of the published one, 3.2 GB) in a temporary folder that needs
 12 GB. Both sides read it from the page cache and end with fsync; they take turns, so that a slow moment hits both.

@@ -25,7 +25,7 @@ TABLE: tuple[tuple[str, str], ...] = (
     (LAYER + r"ffn\.lora_([uvo])\.B\.weight", "encoder.{}.glu.{}_proj.lora_b"),
     (LAYER + r"post_norm([12])\.gamma", "encoder.{}.norm{}.weight"),
     (LAYER + r"post_norm([12])\.beta", "encoder.{}.norm{}.bias"),
-    (r"value_dec\.(w[12])\.weight", "gene_decoder.{}.weight"),
+    (r"value_dec\.(w1|w2)\.weight", "gene_decoder.{}.weight"),
     (r"value_dec\.zero_logit\.([024])\.(weight|bias)", "gene_decoder.expressed.{}.{}"),
     (r"cellwise_dec\.map\.weight", "cell_decoder.map.weight"),
     (r"cellwise_dec\.zero_logit\.(weight|bias)", "cell_decoder.expressed.{}"),

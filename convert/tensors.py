@@ -85,17 +85,26 @@ def pieces(data: mmap.mmap, entry: Entry) -> Iterator[bytes]:
 
 
 def chunks(data: mmap.mmap, entry: Entry) -> Iterator[Tensor]:
-    """Yield the elements of a tensor, flat, a few megabytes at a time, as copies aligned for arithmetic."""
+    """Yield the elements of a tensor, flat, a few megabytes at a time, aligned for arithmetic.
+
+    Each is overwritten when the next is asked for.
+    """
     dtype = DTYPES[entry.kind]
-    rest = bytearray()
-    for first, last in entry.ranges:
-        for at in range(first, last, CHUNK):
-            with memoryview(data) as view, view[at : min(at + CHUNK, last)] as piece:
-                rest += piece
-            whole = len(rest) // dtype.itemsize
-            if whole:
-                yield torch.frombuffer(rest, dtype=dtype, count=whole)
-                rest = rest[whole * dtype.itemsize :]
+    # One buffer for all: fresh memory would cost as much time as the copying.
+    buffer = bytearray(min(CHUNK, entry.num_bytes))
+    filled = 0
+    with memoryview(data) as view:
+        for first, last in entry.ranges:
+            while first < last:
+                size = min(last - first, len(buffer) - filled)
+                with view[first : first + size] as piece:
+                    buffer[filled : filled + size] = piece
+                first, filled = first + size, filled + size
+                if filled == len(buffer):
+                    yield torch.frombuffer(buffer, dtype=dtype)
+                    filled = 0
+    if filled:
+        yield torch.frombuffer(buffer, dtype=dtype, count=filled // dtype.itemsize)
 
 
 def tensor(data: mmap.mmap, entry: Entry) -> Tensor:

@@ -137,7 +137,10 @@ MALFORMED: dict[str, tuple[Callable[[], bytes], str]] = {
     "a query layer missing": (lambda: without("query_layer.0.", "annotation"), "query layers [1]: some are missing"),
     "half a query layer": (lambda: without("query_layer.1.attn2", "annotation"), "lacks head.query_layers.1.cross"),
     "wrapped without queries": (lambda: without("query_layer", "annotation"), "lacks head.query.retention"),
-    "half wrapped": (lambda: renamed("extractor.gene_emb", "gene_emb", "annotation"), "mixes the names of two layouts: gene_emb"),
+    "half wrapped": (
+        lambda: renamed("extractor.gene_emb", "gene_emb", "annotation"),
+        "mixes the names of two layouts",
+    ),
     "both layouts": (lambda: WHOLE + joined({k: x for k, x in official("annotation").items() if "cls" in k}), "both"),
     # Shapes.
     "narrow gene_emb": (lambda: changed("gene_emb", lambda x: x[:, :60]), "has shape (1, 1, 64)"),

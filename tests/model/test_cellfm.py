@@ -393,3 +393,16 @@ def test_names_in_saved_files_are_pinned() -> None:
     with torch.device("meta"):
         names = CellFM(CellFMConfig.preset("tiny", zeros=True, read_depth=True)).state_dict().keys()
     assert sorted(names) == sorted(NAMES + [f"encoder.{i}.{name}" for i in range(4) for name in LAYER_NAMES])
+
+
+def test_names_of_adapters_and_of_a_bare_encoder_are_pinned() -> None:
+    with torch.device("meta"):
+        adapted = CellFM(CellFMConfig.preset("tiny", zeros=True, read_depth=True, lora_rank=2)).state_dict().keys()
+        bare = CellFM(CellFMConfig.preset("tiny", decoders=False)).state_dict().keys()
+    weights = [name for name in LAYER_NAMES if name.endswith("_proj.weight")]
+    adapters = [name.replace("weight", part) for name in weights for part in ("lora_a", "lora_b")]
+    layers = [f"encoder.{i}.{name}" for i in range(4) for name in LAYER_NAMES]
+    assert len(adapters) == 16
+    assert sorted(adapted) == sorted(NAMES + layers + [f"encoder.{i}.{name}" for i in range(4) for name in adapters])
+    left_out = ("gene_decoder.", "cell_decoder.", "depth_", "zero_emb")
+    assert sorted(bare) == sorted([name for name in NAMES if not name.startswith(left_out)] + layers)

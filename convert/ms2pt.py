@@ -16,6 +16,7 @@ from cellfm_torch.command_line import OneLineParser
 from cellfm_torch.errors import UserError
 
 from .conversion import Options, convert_file
+from .folder import stoppable
 from .mindspore_backend import MODES, PYTHON
 from .report import show
 from .write import DTYPE_OPTIONS
@@ -51,10 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
     validate = not given.pop("skip_validation")
     dtype = DTYPE_OPTIONS[given.pop("dtype")] if given["dtype"] else given.pop("dtype")
     try:
-        done = convert_file(checkpoint, Options(**given, dtype=dtype, validate=validate))
-    except UserError as problem:
+        with stoppable():
+            done = convert_file(checkpoint, Options(**given, dtype=dtype, validate=validate))
+    except (UserError, OSError) as problem:
         print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
     show(done)
     return 0
 

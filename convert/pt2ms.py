@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
     output = given.output or given.folder.absolute().with_name(given.folder.absolute().name + ".ckpt")
     try:
         count = write_checkpoint(given.folder, output)
-    except UserError as problem:
+    except (UserError, OSError) as problem:
         print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
         return 2
     print(f"{output}: {count} tensors; the licence of the weights holds for it too")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,24 @@ def test_a_full_disk_leaves_nothing(work: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(write, "raw", fail)
     assert main(["pretrain.ckpt", *GIVEN, "--output", "deep/er"]) == 2
     assert calls == 21 and sorted(work.rglob("*")) == before
+
+
+def test_termination_leaves_nothing(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cellfm_torch.convert import write
+
+    raw, before = write.raw, sorted(work.rglob("*"))
+
+    def stop(x: torch.Tensor) -> memoryview:
+        signal.raise_signal(signal.SIGTERM)
+        return raw(x)
+
+    monkeypatch.setattr(write, "raw", stop)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert main(["pretrain.ckpt", *GIVEN]) == 130
+    assert capsys.readouterr().err == "stopped; nothing was written\n" and sorted(work.rglob("*")) == before
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_a_disk_that_lies_is_noticed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

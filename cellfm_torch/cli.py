@@ -6,15 +6,14 @@ else. A verb is one row of the table below.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import NoReturn
 
+from cellfm_torch.command_line import OneLineParser
 from cellfm_torch.errors import nearest
 
 
@@ -47,11 +46,15 @@ class Option:
 
 @dataclass(frozen=True)
 class Verb:
-    """One command: the module whose ``main(overrides)`` runs it, and its options."""
+    """One command: the module whose ``main(arguments)`` runs it, and its options.
+
+    `arguments` are overrides of the configuration; with `options` None they are what was typed, for a command that
+    has no configuration and reads options of its own.
+    """
 
     module: str
     help: str
-    options: tuple[Option, ...]
+    options: tuple[Option, ...] | None
     example: str
 
 
@@ -71,6 +74,12 @@ VERBS: dict[str, Verb] = {
         ),
         "cellfm train --data 'cells/*.h5ad' --run-dir runs/mine data.mask_fraction=0.3",
     ),
+    "convert": Verb(
+        "cellfm_torch.convert.ms2pt",
+        "official MindSpore checkpoint -> model folder",
+        None,
+        "cellfm convert CellFM_80M_weight.ckpt",
+    ),
 }
 
 
@@ -79,26 +88,11 @@ def _quoted(value: str) -> str:
     return value if re.fullmatch(r"[\w./+-]+", value) else "'" + value.replace("'", "\\'") + "'"
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse with this project's way of saying what is wrong: one line, the nearest word, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print one line and exit."""
-        hint = ""
-        if message.startswith("unrecognized arguments: "):
-            word = message.split(": ", 1)[1].split()[0]
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            message, hint = f"there is no option {word}", nearest(word, flags)
-        print(f"error: {message}{hint} See {self.prog} --help", file=sys.stderr)
-        sys.exit(2)
-
-
-def _verb_parser(name: str) -> _Parser:
-    verb = VERBS[name]
-    parser = _Parser(
+def _verb_parser(name: str, verb: Verb, options: tuple[Option, ...]) -> OneLineParser:
+    parser = OneLineParser(
         prog=f"cellfm {name}", description=f"{verb.help}.", epilog=f"example: {verb.example}", allow_abbrev=False
     )
-    for option in verb.options:
+    for option in options:
         if "{}" in option.template:
             metavar = option.key.upper()
             text = f"{option.help} [{option.template.format(metavar)}]"
@@ -132,7 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: there is no verb '{typed[0]}'{nearest(typed[0], VERBS)} See cellfm --help", file=sys.stderr)
         return 2
     verb = VERBS[typed[0]]
-    options = _verb_parser(typed[0]).parse_intermixed_args(typed[1:])
+    if verb.options is None:
+        return int(importlib.import_module(verb.module).main(typed[1:]))
+    options = _verb_parser(typed[0], verb, verb.options).parse_intermixed_args(typed[1:])
     overrides = []
     for option in verb.options:
         value = getattr(options, option.key)

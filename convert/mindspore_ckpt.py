@@ -1,141 +1,192 @@
-"""Read MindSpore's .ckpt without MindSpore: walk its protobuf wire format over a memory map.
-
-The file is a run of ``Checkpoint {repeated Value value = 1}`` messages, with
-``Value {string tag = 1; TensorProto tensor = 2}`` and
-``TensorProto {repeated int64 dims = 1; string tensor_type = 2; bytes tensor_content = 3}``. A large tensor comes as
-several values of one tag; ``dims`` is always the full shape.
-"""
+"""A checkpoint as people have it: a MindSpore .ckpt, MindSpore's safetensors, or a folder of rank_N copies."""
 
 from __future__ import annotations
 
 import math
 import mmap
+import re
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from cellfm_torch.errors import UserError
 
-DTYPES = {
-    "Float16": torch.float16,
-    "Float32": torch.float32,
-    "Float64": torch.float64,
-    "BFloat16": torch.bfloat16,
-    "Int8": torch.int8,
-    "Int16": torch.int16,
-    "Int32": torch.int32,
-    "Int64": torch.int64,
-    "UInt8": torch.uint8,
-    "UInt16": torch.uint16,
-    "UInt32": torch.uint32,
-    "UInt64": torch.uint64,
-    "Bool": torch.bool,
-}
-VARINT, BYTES = 0, 2
-FOOTER = b"crc_num"
-FOOTER_BYTES = len(FOOTER) + 10
-# Beyond these the bytes are garbage. Multiplying a million dimensions takes forever, printing a name of megabytes too.
-MAX_DIMS = 8
-MAX_NAME = 1000
+from . import safetensors_file, wire
+from .names import drop_reason
+from .tensors import DTYPES, TEXT, DamagedCheckpoint, Entry, chunks, pieces, tensor, text
+
+__all__ = ["DTYPES", "Source", "first_nonfinite", "read_checkpoint"]
+
+SUFFIXES = (".ckpt", ".safetensors")
 
 
-class DamagedCheckpoint(UserError):
-    """The bytes are not those of a MindSpore checkpoint."""
-
-
-@dataclass
-class _Slices:
-    """The pieces of one tensor, as byte ranges of the file."""
-
-    dims: tuple[int, ...]
-    kind: str
-    ranges: list[tuple[int, int]] = field(default_factory=list)
-
-
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    """Return (value, next position)."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= end:
-            break
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value, at
-    raise DamagedCheckpoint(f"ends inside a number at byte {at:,}")
-
-
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (field number, first byte, end byte) of each length-delimited field, (number, value, -1) of each varint."""
-    while at < end:
-        start = at
-        key, at = _varint(data, at, end)
-        number, wire = key >> 3, key & 7
-        if wire == VARINT:
-            value, at = _varint(data, at, end)
-            yield number, value, -1
-        elif wire == BYTES:
-            size, at = _varint(data, at, end)
-            if at + size > end:
-                raise DamagedCheckpoint(f"truncated: byte {start:,} announces {size:,} bytes, {end - at:,} are left")
-            yield number, at, at + size
-            at += size
-        else:
-            raise DamagedCheckpoint(f"not a MindSpore checkpoint (unexpected field at byte {start:,})")
-
-
-def _dims(data: mmap.mmap, first: int, end: int) -> Iterator[int]:
-    """Yield the dimensions of a packed ``repeated int64``."""
-    while first < end:
-        value, first = _varint(data, first, end)
-        yield value
-
-
-def _index(data: mmap.mmap) -> dict[str, _Slices]:
-    """Find every tensor of the file by name."""
-    end = len(data)
-    if end >= FOOTER_BYTES and data[end - FOOTER_BYTES : end - 10] == FOOTER:
-        end -= FOOTER_BYTES
-    found: dict[str, _Slices] = {}
-    for number, first, last in _fields(data, 0, end):
-        if number != 1 or last < 0:
-            raise DamagedCheckpoint(f"not a MindSpore checkpoint (unexpected field {number})")
-        value = {n: (a, b) for n, a, b in _fields(data, first, last) if b >= 0}
-        if 1 not in value or 2 not in value:
-            raise DamagedCheckpoint(f"not a MindSpore checkpoint (no tensor at byte {first:,})")
-        if value[1][1] - value[1][0] > MAX_NAME:
-            raise DamagedCheckpoint(f"not a MindSpore checkpoint (a name of more than {MAX_NAME:,} bytes)")
-        tag = data[slice(*value[1])].decode("utf-8", errors="replace")
-        dims: list[int] = []
-        kind, content = "", (0, 0)
-        for n, a, b in _fields(data, *value[2]):
-            if n == 1:
-                dims.extend([a] if b < 0 else islice(_dims(data, a, b), MAX_DIMS + 1))
-            elif n == 2 and b >= 0:
-                kind = data[a : min(b, a + 40)].decode("utf-8", errors="replace")
-            elif n == 3 and b >= 0:
-                content = (a, b)
-            if len(dims) > MAX_DIMS:
-                raise DamagedCheckpoint(f"{tag!r} has more than {MAX_DIMS} dimensions")
-        slices = found.setdefault(tag, _Slices(tuple(dims), kind))
-        if (slices.dims, slices.kind) != (tuple(dims), kind):
-            raise DamagedCheckpoint(f"the slices of {tag!r} have different shapes or types")
-        slices.ranges.append(content)
-    return found
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Read every tensor of a MindSpore checkpoint.
+class Source:
+    """An open checkpoint: entries by official name, contents on request. A context manager.
 
     Parameters
     ----------
     path
-        A ``.ckpt`` file, with or without a CRC footer, its tensors whole or in slices.
+        A file, or a folder of ``rank_N`` folders with one checkpoint each: the copies of a data-parallel run.
+
+    Attributes
+    ----------
+    path : Path
+        The file that is read; of copies, the first.
+    copies : list of Path
+        The others.
+    entries : dict of str to Entry
+        In the order of the file.
+
+    Raises
+    ------
+    UserError
+        If it is missing, damaged, encrypted or not a checkpoint; copies that differ are refused by `verify_copies`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.given = Path(path)
+        self.path, *self.copies = _rank_files(self.given) if self.given.is_dir() else [self.given]
+        try:
+            with self.path.open("rb") as file:
+                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as problem:  # ValueError: an empty file cannot be mapped
+            raise UserError(f"{self.path}: cannot be read as a MindSpore checkpoint ({problem})") from problem
+        try:
+            self.entries, self._metadata = self._index()
+        except UserError as problem:
+            self.close()
+            raise UserError(f"{self.path}: {problem}") from problem
+
+    def _index(self) -> tuple[dict[str, Entry], dict[str, str] | None]:
+        if safetensors_file.is_safetensors(self._data):
+            entries, metadata = safetensors_file.index(self._data)
+        else:
+            entries, metadata = wire.index(self._data), None
+        if not entries:
+            raise DamagedCheckpoint("it holds no tensors")
+        for name, entry in entries.items():
+            entry.check(name)
+        return entries, metadata
+
+    def close(self) -> None:
+        """Give the map back."""
+        self._data.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def verify_checksum(self) -> None:
+        """Read the whole file and compare with the checksum it carries, where it carries one.
+
+        Raises
+        ------
+        UserError
+            If they differ.
+        """
+        try:
+            if self._metadata is None:
+                wire.verify_checksum(self._data)
+            else:
+                safetensors_file.verify_checksum(self._data, self.entries, self._metadata)
+        except UserError as problem:
+            raise UserError(f"{self.path}: {problem}") from problem
+
+    def verify_copies(self) -> None:
+        """Compare the weights and moments of all copies.
+
+        Raises
+        ------
+        UserError
+            Naming the first tensor that differs: the folder holds shards, not copies.
+        """
+        for path in self.copies:
+            with Source(path) as other:
+                other.verify_checksum()
+                for name in self.entries.keys() | other.entries.keys():
+                    if "loss scaling" not in (drop_reason(name) or "") and not self._same(other, name):
+                        raise UserError(
+                            f"{path}: {name} is not that of {self.path.parent.name}: these are not copies of one model."
+                            " Shards of a model-parallel run must be merged with MindSpore first"
+                        )
+
+    def _same(self, other: Source, name: str) -> bool:
+        if name not in self.entries or name not in other.entries:
+            return False
+        one, two = self.entries[name], other.entries[name]
+        if (one.dims, one.kind) != (two.dims, two.kind):
+            return False
+        if len(one.ranges) == len(two.ranges) == 1:
+            return all(a == b for a, b in zip(self.pieces(name), other.pieces(name), strict=True))
+        return b"".join(self.pieces(name)) == b"".join(other.pieces(name))
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """Yield the bytes of a tensor, a few megabytes at a time."""
+        return pieces(self._data, self.entries[name])
+
+    def chunks(self, name: str) -> Iterator[Tensor]:
+        """Yield the elements of a tensor, flat, a few megabytes at a time."""
+        return chunks(self._data, self.entries[name])
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a copy of a tensor. Scalars have shape ()."""
+        return tensor(self._data, self.entries[name])
+
+    def view(self, name: str) -> Tensor:
+        """Return a tensor on the map itself, where it lies in one piece: to be written out, not to be kept.
+
+        It must be gone before the source is closed, and arithmetic may find it misaligned.
+        """
+        entry = self.entries[name]
+        if len(entry.ranges) != 1 or not entry.numel:
+            return self.tensor(name)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            first = entry.ranges[0][0]
+            return torch.frombuffer(self._data, dtype=DTYPES[entry.kind], count=entry.numel, offset=first).reshape(
+                entry.dims
+            )
+
+    def text(self, name: str) -> str:
+        """Return a value that is a string."""
+        return text(self._data, self.entries[name])
+
+
+def _rank_files(folder: Path) -> list[Path]:
+    """Return the one checkpoint of each rank_N folder, in the order of the ranks."""
+    ranks = {int(x.name[5:]): x for x in folder.iterdir() if re.fullmatch(r"rank_\d+", x.name) and x.is_dir()}
+    if not ranks:
+        raise UserError(f"{folder}: cannot be read as a checkpoint: a folder without rank_0, rank_1, ... in it")
+    if sorted(ranks) != list(range(len(ranks))):
+        missing = min(set(range(len(ranks))) - set(ranks))
+        raise UserError(f"{folder}: rank_{missing} is missing, there are {len(ranks)} others")
+    found = []
+    for number in sorted(ranks):
+        files = sorted(x for x in ranks[number].iterdir() if x.suffix in SUFFIXES)
+        if len(files) != 1:
+            raise UserError(
+                f"{ranks[number]}: holds {len(files)} checkpoints, there must be exactly one; name the file"
+            )
+        found.append(files[0])
+    return found
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Read every tensor of a checkpoint into memory.
+
+    Parameters
+    ----------
+    path
+        As :class:`Source` takes it. Strings among the tensors are left out.
 
     Returns
     -------
@@ -145,31 +196,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     Raises
     ------
     UserError
-        If the file is missing, truncated, or not a MindSpore checkpoint.
+        If the file is missing, damaged or not a checkpoint.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return {name: _tensor(data, name, entry) for name, entry in _index(data).items()}
-    except DamagedCheckpoint as problem:
-        raise UserError(f"{path}: {problem}") from problem
-    except (OSError, ValueError) as problem:  # ValueError: an empty file cannot be mapped
-        if isinstance(problem, UserError):
-            raise
-        raise UserError(f"{path}: cannot be read as a MindSpore checkpoint ({problem})") from problem
+    with Source(path) as source:
+        source.verify_checksum()
+        source.verify_copies()
+        return {name: source.tensor(name) for name, entry in source.entries.items() if entry.kind != TEXT}
 
 
-def _tensor(data: mmap.mmap, name: str, entry: _Slices) -> Tensor:
-    """Copy one tensor out of the map."""
-    if entry.kind not in DTYPES:
-        raise DamagedCheckpoint(f"{name!r} has the unknown type {entry.kind!r}")
-    dtype = DTYPES[entry.kind]
-    content = bytearray().join(data[a:b] for a, b in entry.ranges)
-    count = math.prod(entry.dims)
-    if len(content) != count * dtype.itemsize or math.prod(size or 1 for size in entry.dims) > 2**60:
-        raise DamagedCheckpoint(
-            f"{name!r} has {len(content):,} bytes, shape {entry.dims} of {entry.kind} needs more or less"
-        )
-    if not count:
-        return torch.empty(entry.dims, dtype=dtype)
-    return torch.frombuffer(content, dtype=dtype).reshape(entry.dims)
+def first_nonfinite(values: Tensor) -> int | None:
+    """Return the position of the first NaN or infinity of a flat tensor, or None where there is none."""
+    if not values.is_floating_point() or not values.numel():
+        return None
+    low, high = torch.aminmax(values)  # both are NaN where one element is; one pass over memory
+    if math.isfinite(float(low)) and math.isfinite(float(high)):
+        return None
+    return int((~values.isfinite()).nonzero()[0])

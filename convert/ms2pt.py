@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
 from pathlib import Path
 
@@ -14,83 +12,55 @@ if not __package__:  # run as a script, perhaps uninstalled: make the checkout i
 
     __package__ = "cellfm_torch.convert"
 
-from cellfm_torch import __version__
+from cellfm_torch.command_line import OneLineParser
 from cellfm_torch.errors import UserError
-from cellfm_torch.model.checkpoint import write_beside
 
-from .mindspore_ckpt import read_checkpoint
-from .network import convert_tensors
+from .conversion import Options, convert_file
+from .folder import stoppable
+from .mindspore_backend import MODES, PYTHON
+from .report import show
+from .write import DTYPE_OPTIONS
 
 
-def convert_file(
-    checkpoint: Path, *, output: Path | None = None, num_heads: int | None = None, genes: Path | None = None
-) -> Path:
-    """Convert one file and return the model folder.
-
-    Parameters
-    ----------
-    checkpoint
-        An official ``.ckpt``.
-    output
-        Folder to write; default: beside the checkpoint, named after it.
-    num_heads
-        H, where it is not D / 32.
-    genes
-        File with one gene symbol a line, where the vocabulary is not a published one.
-
-    Raises
-    ------
-    UserError
-        See :func:`read_checkpoint` and :func:`convert_tensors`; nothing is written then.
-    """
-    symbols = None
-    if genes is not None:
-        if not genes.is_file():
-            raise UserError(f"--genes {genes}: no such file")
-        try:
-            symbols = genes.read_text(encoding="utf-8").split()
-        except UnicodeDecodeError as problem:
-            raise UserError(f"--genes {genes}: not UTF-8 text, one symbol a line") from problem
-    folder = output or checkpoint.parent / checkpoint.stem
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, the model needs a folder; say --output FOLDER")
-    converted = convert_tensors(read_checkpoint(checkpoint), num_heads=num_heads, genes=symbols)
-    try:
-        converted.network.save_pretrained(folder)
-    except OSError as problem:
-        raise UserError(f"{folder} cannot be written ({problem.strerror})") from problem
-    with checkpoint.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    record = {
-        "source": checkpoint.name,
-        "sha256": digest,
-        "bytes": checkpoint.stat().st_size,
-        "names": converted.names,
-        "dropped": converted.dropped,
-        "tool": f"cellfm_torch {__version__}",
-    }
-    write_beside(folder / "conversion.json", lambda part: part.write_text(json.dumps(record, indent=2) + "\n"))
-    return folder
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog=program,
+        description="Official MindSpore CellFM checkpoint -> model folder for CellFM.from_pretrained.",
+        epilog=f"example: {program} CellFM_80M_weight.ckpt",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="a .ckpt file, MindSpore's .safetensors, or a folder of rank_N copies")
+    add("--output", type=Path, metavar="FOLDER", help="folder to write (default: beside the checkpoint)")
+    add("--num-heads", type=int, metavar="H", help="retention heads (default: width / 32)")
+    add("--dtype", choices=DTYPE_OPTIONS, help="of the written weights (default: as in the checkpoint)")
+    add("--genes", type=Path, metavar="FILE", help="one gene symbol a line, for a vocabulary of your own")
+    add("--merge-lora", action="store_true", help="add low-rank adapters to the weights (default: kept apart)")
+    add("--training-state", action="store_true", help="also write training.ckpt: Adam's moments, step, learning rate")
+    add("--skip-validation", action="store_true", help="do not read the result back and compare")
+    add("--backend", choices=("own", "mindspore"), default="own", help="who reads the file; mindspore opens encrypted")
+    add("--key", type=Path, metavar="FILE", help=f"file with the key, for --backend mindspore; {PYTHON} names a python")
+    add("--key-mode", choices=MODES, default=MODES[0], help="cipher of an encrypted file (default: AES-GCM)")
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="ms2pt.py", description="Official MindSpore CellFM checkpoint -> model folder."
-    )
-    parser.add_argument("checkpoint", type=Path, help="the .ckpt file")
-    parser.add_argument("--output", type=Path, help="folder to write (default: beside the checkpoint)")
-    parser.add_argument("--num-heads", type=int, help="retention heads (default: width / 32)")
-    parser.add_argument("--genes", type=Path, help="one gene symbol a line, for a vocabulary of your own")
-    options = parser.parse_args(arguments)
+    program = "ms2pt.py" if __name__ == "__main__" else "cellfm convert"
+    given = vars(_parser(program).parse_args(arguments))
+    checkpoint = given.pop("checkpoint")
+    validate = not given.pop("skip_validation")
+    dtype = DTYPE_OPTIONS[given.pop("dtype")] if given["dtype"] else given.pop("dtype")
     try:
-        folder = convert_file(
-            options.checkpoint, output=options.output, num_heads=options.num_heads, genes=options.genes
-        )
-    except UserError as problem:
-        print(f"error: {problem}", file=sys.stderr)
+        with stoppable():
+            done = convert_file(checkpoint, Options(**given, dtype=dtype, validate=validate))
+    except (UserError, OSError) as problem:
+        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
         return 2
-    print(f"{folder}: load it with CellFM.from_pretrained({str(folder)!r})")
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    show(done)
     return 0
 
 

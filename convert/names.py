@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
-ENCODER = r"encoder\.(\d+)\."
+LAYER = r"encoder\.(\d+)\."
+QUERY = r"query_layer\.(\d+)\."
 
-# (official pattern, our template). Only the layer number varies; everything else is literal.
+# (official pattern, our template). Groups are alternatives or numbers; everything else is literal, so that a row reads
+# backwards as well (see source_name). Names of ours that start with "head." belong to a task and not to the network.
 TABLE: tuple[tuple[str, str], ...] = (
     (r"gene_emb", "gene_emb.weight"),
     (r"cls_token", "cls_token"),
@@ -15,31 +17,91 @@ TABLE: tuple[tuple[str, str], ...] = (
     (r"value_enc\.value_enc\.(a|w1\.weight|w3\.weight|table\.weight)", "value_enc.{}"),
     (r"ST_emb", "depth_emb"),
     (r"ST_enc\.(a|w1\.weight|w3\.weight|table\.weight)", "depth_enc.{}"),
-    (ENCODER + r"attn\.([qkvuo])_proj\.weight", "encoder.{}.retention.{}_proj.weight"),
-    (ENCODER + r"ffn\.([uvo])_proj\.weight", "encoder.{}.glu.{}_proj.weight"),
-    (ENCODER + r"post_norm([12])\.gamma", "encoder.{}.norm{}.weight"),
-    (ENCODER + r"post_norm([12])\.beta", "encoder.{}.norm{}.bias"),
-    (r"value_dec\.(w[12])\.weight", "gene_decoder.{}.weight"),
+    (LAYER + r"attn\.([qkvuo])_proj\.weight", "encoder.{}.retention.{}_proj.weight"),
+    (LAYER + r"attn\.lora_([qkvuo])\.A\.weight", "encoder.{}.retention.{}_proj.lora_a"),
+    (LAYER + r"attn\.lora_([qkvuo])\.B\.weight", "encoder.{}.retention.{}_proj.lora_b"),
+    (LAYER + r"ffn\.([uvo])_proj\.weight", "encoder.{}.glu.{}_proj.weight"),
+    (LAYER + r"ffn\.lora_([uvo])\.A\.weight", "encoder.{}.glu.{}_proj.lora_a"),
+    (LAYER + r"ffn\.lora_([uvo])\.B\.weight", "encoder.{}.glu.{}_proj.lora_b"),
+    (LAYER + r"post_norm([12])\.gamma", "encoder.{}.norm{}.weight"),
+    (LAYER + r"post_norm([12])\.beta", "encoder.{}.norm{}.bias"),
+    (r"value_dec\.(w1|w2)\.weight", "gene_decoder.{}.weight"),
     (r"value_dec\.zero_logit\.([024])\.(weight|bias)", "gene_decoder.expressed.{}.{}"),
     (r"cellwise_dec\.map\.weight", "cell_decoder.map.weight"),
     (r"cellwise_dec\.zero_logit\.(weight|bias)", "cell_decoder.expressed.{}"),
+    # Cell-type heads, of pretraining with labels and of annotation.
+    (r"cluster_emb", "head.cluster_emb"),
+    (r"classifier\.weight", "head.classifier.weight"),
+    (r"proj\.([024])\.(weight|bias)", "head.proj.{}.{}"),
+    (r"query\.attn\.([qkvuo])_proj\.weight", "head.query.retention.{}_proj.weight"),
+    (r"query\.attn\.lora_([qkvuo])\.A\.weight", "head.query.retention.{}_proj.lora_a"),
+    (r"query\.attn\.lora_([qkvuo])\.B\.weight", "head.query.retention.{}_proj.lora_b"),
+    (r"query\.ffn\.([uvo])_proj\.weight", "head.query.glu.{}_proj.weight"),
+    (r"query\.ffn\.lora_([uvo])\.A\.weight", "head.query.glu.{}_proj.lora_a"),
+    (r"query\.ffn\.lora_([uvo])\.B\.weight", "head.query.glu.{}_proj.lora_b"),
+    (r"query\.post_norm([12])\.gamma", "head.query.norm{}.weight"),
+    (r"query\.post_norm([12])\.beta", "head.query.norm{}.bias"),
+    (QUERY + r"attn1\.([qkvuo])_proj\.weight", "head.query_layers.{}.self_retention.{}_proj.weight"),
+    (QUERY + r"attn2\.([qkvuo])_proj\.weight", "head.query_layers.{}.cross_retention.{}_proj.weight"),
+    (QUERY + r"ffn\.([uvo])_proj\.weight", "head.query_layers.{}.glu.{}_proj.weight"),
+    (QUERY + r"post_norm([123])\.gamma", "head.query_layers.{}.norm{}.weight"),
+    (QUERY + r"post_norm([123])\.beta", "head.query_layers.{}.norm{}.bias"),
 )
+
+HEAD = "head."
+EXTRACTOR = "extractor."
+"""Annotation fine-tuning wraps the backbone in a module of this name; its own layers stand beside it."""
+
+MOMENT = r"moment([12])\.(.+)"
 
 # Training state, of no use to the network: (official pattern, why it is left out).
 DROPPED: tuple[tuple[str, str], ...] = (
-    (r"moment[12]\..+", "Adam moment"),
-    (r"global_step|learning_rate|beta[12]_power", "optimiser state"),
+    (MOMENT, "Adam moment"),
+    (r"global_step|learning_rate|beta[12]_power|epoch_num|step_num", "optimiser state"),
     (r"current_iterator_step|last_overflow_iterator_step|scale_sense|.*loss_scale.*", "loss scaling state"),
 )
 
 
 def target_name(source: str) -> str | None:
     """Return our name of an official tensor, or None where the table does not know it."""
+    inner = source.removeprefix(EXTRACTOR)
     for pattern, template in TABLE:
-        match = re.fullmatch(pattern, source)
+        match = re.fullmatch(pattern, inner)
         if match:
+            if inner != source and template.startswith(HEAD):
+                return None  # heads stand beside the extractor
             return template.format(*match.groups())
     return None
+
+
+def source_name(target: str, *, extractor: bool = False) -> str | None:
+    """Return the official name of one of our tensors, or None where the table does not know it.
+
+    Parameters
+    ----------
+    target
+        As :func:`target_name` returns it.
+    extractor
+        The layout of annotation fine-tuning, whose backbone has a prefix.
+    """
+    for pattern, template in TABLE:
+        match = re.fullmatch(_slots(template, _groups(pattern)), target)
+        if match:
+            literals = re.split(r"\([^()]*\)", pattern.replace("\\.", "."))
+            literal = "".join(a + b for a, b in zip(literals, [*match.groups(), ""], strict=True))
+            return EXTRACTOR + literal if extractor and not template.startswith(HEAD) else literal
+    return None
+
+
+def _groups(pattern: str) -> list[str]:
+    """List the groups of a pattern, as written; none is nested in another."""
+    return re.findall(r"\([^()]*\)", pattern)
+
+
+def _slots(template: str, groups: list[str]) -> str:
+    """Turn a template into a pattern: its slots become the groups."""
+    pieces = template.split("{}")
+    return "".join(re.escape(piece) + group for piece, group in zip(pieces, [*groups, ""], strict=True))
 
 
 def drop_reason(source: str) -> str | None:

@@ -50,11 +50,11 @@ class CellFM(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.mask_emb = nn.Parameter(torch.empty(1, 1, dim))
         zero_emb = torch.empty(1, 1, dim)
-        # Published checkpoints hold zero_emb whether or not it is used; where it is not, it must not be a parameter
-        # without a gradient, which distributed training refuses.
+        # Published checkpoints with decoders hold zero_emb whether or not it is used; where it is not, it must not be
+        # a parameter without a gradient, which distributed training refuses.
         if config.zeros:
             self.zero_emb = nn.Parameter(zero_emb)
-        else:
+        elif config.decoders:
             self.register_buffer("zero_emb", zero_emb)
         self.value_enc = ScalarEncoder(dim)
         if config.read_depth:
@@ -62,10 +62,12 @@ class CellFM(nn.Module):
             self.depth_enc = ScalarEncoder(dim)
             nn.init.xavier_normal_(self.depth_emb[0], gain=0.5)
         self.encoder = nn.ModuleList(RetentionLayer(config, index=i) for i in range(config.num_layers))
-        self.gene_decoder = GeneDecoder(dim, zeros=config.zeros)
-        self.cell_decoder = CellDecoder(dim, zeros=config.zeros)
+        if config.decoders:
+            self.gene_decoder = GeneDecoder(dim, zeros=config.zeros)
+            self.cell_decoder = CellDecoder(dim, zeros=config.zeros)
         with torch.no_grad():
-            for emb in (self.gene_emb.weight, self.cls_token[0], self.mask_emb[0], self.zero_emb[0]):
+            # zero_emb also where it is not used, or the same seed would give other weights to the rest.
+            for emb in (self.gene_emb.weight, self.cls_token[0], self.mask_emb[0], zero_emb[0]):
                 nn.init.xavier_normal_(emb, gain=0.5)
             self.gene_emb.weight[0] = 0
 
@@ -121,8 +123,13 @@ class CellFM(nn.Module):
         )
 
     def forward(self, batch: CellBatch) -> Prediction:
-        """Encode cells and decode the value of every gene in the batch, by gene and by cell."""
+        """Encode cells and decode the value of every gene in the batch, by gene and by cell.
+
+        Without decoders (see :class:`CellFMConfig`) there is the encoding only.
+        """
         encoding = self.encode(batch)
+        if not self.config.decoders:
+            return Prediction(None, None, None, None, None, encoding)
         by_gene, expressed_by_gene = self.gene_decoder(encoding.genes)
         cell = encoding.cell.index_select(0, batch.cell_of_gene)
         by_cell, expressed_by_cell = self.cell_decoder(encoding.gene_embedding, cell)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -45,20 +45,24 @@ def write_beside(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
+def folder_texts(model: str, config: Any, genes: Sequence[str]) -> dict[str, str]:
+    """Return what stands in genes.txt and config.json, the latter last: a folder that has it is complete."""
+    fields = {"model": model, **dataclasses.asdict(config)}
+    return {GENES: "".join(f"{gene}\n" for gene in genes), CONFIG: json.dumps(fields, indent=2) + "\n"}
+
+
 def save_folder(network: _Network, folder: str | Path) -> None:
     """Write a model folder; see :meth:`CellFM.save_pretrained`."""
     if network.genes is None:
         raise ValueError("this network does not know its genes; give CellFM(config, genes=[...]) one symbol per row")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    genes = "".join(f"{gene}\n" for gene in network.genes)
+    texts = folder_texts(type(network).__name__, network.config, network.genes)
     # Clones: safetensors refuses tensors that share memory.
     tensors = {name: x.detach().cpu().contiguous().clone() for name, x in network.state_dict().items()}
-    config = {"model": type(network).__name__, **dataclasses.asdict(network.config)}
-    write_beside(folder / GENES, lambda part: part.write_text(genes, encoding="utf-8"))
+    write_beside(folder / GENES, lambda part: part.write_text(texts[GENES], encoding="utf-8"))
     write_beside(folder / WEIGHTS, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
-    # Last, so that a folder with a config is complete.
-    write_beside(folder / CONFIG, lambda part: part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
+    write_beside(folder / CONFIG, lambda part: part.write_text(texts[CONFIG], encoding="utf-8"))
 
 
 def load_folder(model: Callable[..., Loaded], config: type, folder: str | Path, *, dtype: torch.dtype) -> Loaded:

@@ -36,6 +36,10 @@ class CellFMConfig:
         Two more prefix tokens S and T: read depth of the input and of the target (the 80M layout).
     zeros
         Unexpressed genes are tokens too, with two heads for the probability of being expressed.
+    decoders
+        The network predicts expression; False leaves only the encoder, as in checkpoints of annotation fine-tuning.
+    lora_rank
+        Rank of the low-rank adapters on every dense layer of the encoder; 0 for none.
     """
 
     num_layers: int
@@ -46,6 +50,8 @@ class CellFMConfig:
     dropout: float = 0.1
     read_depth: bool = False
     zeros: bool = False
+    decoders: bool = True
+    lora_rank: int = 0
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no network."""
@@ -56,6 +62,10 @@ class CellFMConfig:
         for name in ("read_depth", "zeros"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"task.{name}={getattr(self, name)}: must be true or false")
+        if not isinstance(self.decoders, bool) or (self.zeros and not self.decoders):
+            raise UserError(f"model.config.decoders={self.decoders}: must be true or false, and true with zeros")
+        if not isinstance(self.lora_rank, int) or self.lora_rank < 0:
+            raise UserError(f"model.config.lora_rank={self.lora_rank}: must be a whole number, 0 for no adapters")
         if self.dim % self.num_heads:
             raise UserError(f"model.config.dim={self.dim} is not a multiple of num_heads={self.num_heads}")
         if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:

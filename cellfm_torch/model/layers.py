@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cellfm_torch.model.config import CellFMConfig
+from cellfm_torch.model.lora import LoRALinear
 from cellfm_torch.ops.retention import RetentionState, retention_state
 
 # MindSpore's defaults, which the published weights were trained with; PyTorch's are 0.01 and 1e-5.
@@ -25,6 +26,15 @@ def linear(inputs: int, outputs: int, *, gain: float = 1.0, bias: bool = False) 
     nn.init.xavier_normal_(layer.weight, gain=gain)
     if bias:
         nn.init.zeros_(layer.bias)
+    return layer
+
+
+def projection(config: CellFMConfig, *, gain: float = 1.0) -> nn.Linear:
+    """Return a D x D layer of the encoder, with an adapter where the configuration asks for one."""
+    if not config.lora_rank:
+        return linear(config.dim, config.dim, gain=gain)
+    layer = LoRALinear(config.dim, config.dim, rank=config.lora_rank, device=torch.get_default_device())
+    nn.init.xavier_normal_(layer.weight, gain=gain)
     return layer
 
 
@@ -45,13 +55,12 @@ class Retention(nn.Module):
 
     def __init__(self, config: CellFMConfig) -> None:
         super().__init__()
-        dim = config.dim
         self.num_heads = config.num_heads
-        self.q_proj = linear(dim, dim)
-        self.k_proj = linear(dim, dim)
-        self.v_proj = linear(dim, dim, gain=config.beta)
-        self.u_proj = linear(dim, dim, gain=config.beta)
-        self.o_proj = linear(dim, dim, gain=config.beta)
+        self.q_proj = projection(config)
+        self.k_proj = projection(config)
+        self.v_proj = projection(config, gain=config.beta)
+        self.u_proj = projection(config, gain=config.beta)
+        self.o_proj = projection(config, gain=config.beta)
 
     def forward(self, x: Tensor, *, offsets: Tensor, keep: Tensor | None = None) -> Tensor:
         """Mix the tokens of each cell.
@@ -86,7 +95,7 @@ class GatedLinearUnit(nn.Module):
 
     def __init__(self, config: CellFMConfig) -> None:
         super().__init__()
-        self.u_proj, self.v_proj, self.o_proj = (linear(config.dim, config.dim, gain=config.beta) for _ in range(3))
+        self.u_proj, self.v_proj, self.o_proj = (projection(config, gain=config.beta) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (T, D) to (T, D), each on its own."""

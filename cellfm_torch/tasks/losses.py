@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cellfm_torch.batch import CellBatch
+from cellfm_torch.errors import UserError
 from cellfm_torch.model.outputs import Prediction
 
 PROBABILITY_FLOOR = 1e-12
@@ -63,6 +64,8 @@ def loss_terms(prediction: Prediction, batch: CellBatch) -> dict[str, Tensor]:
         "bce_by_gene": (expressed_bce, prediction.expressed_by_gene),
         "bce_by_cell": (expressed_bce, prediction.expressed_by_cell),
     }
+    if all(output is None for _, output in terms.values()):
+        raise UserError("this network predicts no expression (model.config.decoders=false): it cannot be pretrained")
     return {name: loss(output, batch) for name, (loss, output) in terms.items() if output is not None}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,13 @@ import torch
 
 from cellfm_torch import CellFM, CellFMConfig
 from cellfm_torch.convert.mindspore_ckpt import read_checkpoint
-from cellfm_torch.convert.names import drop_reason, target_name
+from cellfm_torch.convert.names import TABLE, drop_reason, source_name, target_name
 from cellfm_torch.convert.network import convert_tensors
 from cellfm_torch.errors import UserError
 
 PARITY = Path(__file__).resolve().parents[1] / "parity"
 MANIFEST = json.loads((PARITY / "manifest.json").read_text())
-CASES = ["pretrain", "zeros", "finetune", "train"]
+CASES = ["pretrain", "zeros", "finetune", "train", "label", "lora", "annotation"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -40,12 +42,40 @@ def test_every_official_name_maps_or_is_dropped(case: str) -> None:
                 num_genes=recorded["n_genes"],
                 read_depth=case == "finetune",
                 zeros=case == "zeros",
+                decoders=case != "annotation",
+                lora_rank=config["lora"],
             )
         )
     shapes = {name: list(x.shape) for name, x in network.state_dict().items()}
-    assert {target: recorded["parameters"][name] for name, target in mapped.items()} == shapes
+    backbone = {name: target for name, target in mapped.items() if not target.startswith("head.")}
+    assert {target: recorded["parameters"][name] for name, target in backbone.items()} == shapes
+    assert (len(backbone) < len(mapped)) == (case in ("label", "annotation"))
     dropped = [name for name in recorded["parameters"] if name not in mapped]
     assert bool(dropped) == (case == "train")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_inverse(case: str) -> None:
+    for name in MANIFEST[case]["parameters"]:
+        target = target_name(name)
+        if target is not None:
+            assert source_name(target, extractor=case == "annotation") == name
+
+
+def test_rows_read_backwards() -> None:
+    """Each row by itself: every alternative of its groups, and a large layer number."""
+    seen = set()
+    for pattern, _ in TABLE:
+        groups = re.findall(r"\(([^()]*)\)", pattern)
+        choices = [["0", "17"] if g == r"\d+" else list(g[1:-1]) if g[0] == "[" else g.split("|") for g in groups]
+        parts = re.split(r"\([^()]*\)", pattern)
+        for chosen in itertools.product(*choices):
+            name = "".join(a + b for a, b in zip(parts, [*chosen, ""], strict=True)).replace("\\", "")
+            target = target_name(name)
+            assert target is not None and source_name(target) == name
+            seen.add((name, target))
+    assert len({name for name, _ in seen}) == len({target for _, target in seen}) == len(seen) > 100
+    assert source_name("encoder.0.retention.q_proj.bias") is None and source_name("nothing") is None
 
 
 def test_moments_are_not_weights() -> None:
@@ -70,7 +100,8 @@ def test_moments_are_not_weights() -> None:
         "encoder.0.ffn.q_proj.weight",
         "value_dec.w3.weight",
         "moment3.gene_emb",
-        "classifier.weight",
+        "classifier.bias",
+        "extractor.classifier.weight",
     ],
 )
 def test_unknown_names(name: str) -> None:
@@ -116,9 +147,10 @@ def test_published_vocabulary_is_chosen_by_its_rows() -> None:
 
 def test_unknown_missing_and_misshapen_tensors() -> None:
     tensors = official()
-    assert "holds classifier.weight, which the name table does not know" in refusal(
-        tensors | {"classifier.weight": torch.zeros(1, 64)}
+    assert "holds classifier.bias, which the name table does not know" in refusal(
+        tensors | {"classifier.bias": torch.zeros(1)}
     )
+    assert "has heads but no cluster_emb" in refusal(tensors | {"classifier.weight": torch.zeros(1, 64)})
     assert "encoder.1.glu.v_proj.weight has shape (64, 63)" in refusal(
         tensors | {"encoder.1.ffn.v_proj.weight": torch.zeros(64, 63)}
     )
@@ -150,3 +182,14 @@ def test_vocabularies_and_heads_that_do_not_fit() -> None:
     narrow = {name: x[..., :48] if name == "gene_emb" else x for name, x in tensors.items()}
     assert "48 is not a multiple of 32; say --num-heads" in refusal(narrow, num_heads=None)
     assert math.prod(tensors["gene_emb"].shape) == 104 * 64
+
+
+@pytest.mark.parametrize(("case", "task", "count"), [("label", "label", 20), ("annotation", "annotation", 40)])
+def test_heads_are_kept_apart(case: str, task: str, count: int) -> None:
+    tensors = read_checkpoint(PARITY / f"{case}.ckpt")
+    converted = convert_tensors(tensors, num_heads=4, genes=GENES)
+    assert converted.task == task and converted.config.decoders == (case == "label")
+    heads = {name: ours for name, ours in converted.names.items() if ours.startswith("head.")}
+    assert len(heads) == count and set(heads.values()) == set(converted.heads)
+    assert all(torch.equal(converted.heads[ours], tensors[name]) for name, ours in heads.items())
+    assert not any(name.startswith("head.") for name in converted.network.state_dict())

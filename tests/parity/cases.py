@@ -42,20 +42,24 @@ def manifest() -> dict[str, dict]:  # type: ignore[type-arg]
 def batch_of(arrays: dict[str, NDArray[np.float32]], *, zeros: bool) -> tuple[CellBatch, torch.Tensor]:
     """Turn recorded arrays into (batch, valid)."""
     gene = torch.from_numpy(arrays["gene"]).long()
-    flag, value = torch.from_numpy(arrays["masked"]).unbind(-1)
+    if "masked" in arrays:
+        flag, value = torch.from_numpy(arrays["masked"]).unbind(-1)
+    else:  # annotation: raw values, nothing hidden
+        value = torch.from_numpy(arrays["raw"])
+        flag = torch.ones_like(value)
     valid = torch.ones_like(gene, dtype=torch.bool) if zeros else torch.from_numpy(arrays["zero_idx"][:, 1:] > 0)
     hidden = (flag == 0) & valid
-    depth = {}
+    given = {}
+    if "mask_gene" in arrays:
+        given = {"target": torch.from_numpy(arrays["mask_gene"]) > 0, "target_values": torch.from_numpy(arrays["raw"])}
     if "ST_feat" in arrays:  # recorded as log1p(read depth / 1000)
-        depth["read_depth"] = torch.from_numpy(np.expm1(arrays["ST_feat"].astype(np.float64)) * 1000).float()
+        given["read_depth"] = torch.from_numpy(np.expm1(arrays["ST_feat"].astype(np.float64)) * 1000).float()
     batch = CellBatch.from_padded(
         gene,
         value.masked_fill(hidden, float("nan")),  # a hidden value must never be read
         valid=valid,
         hidden=hidden,
-        target=torch.from_numpy(arrays["mask_gene"]) > 0,
-        target_values=torch.from_numpy(arrays["raw"]),
-        **depth,
+        **given,
     )
     return batch, valid
 

@@ -1,0 +1,199 @@
+"""Memory and time of converting an 800M-size checkpoint, beside copying it: ``python benchmarks/convert.py``.
+
+The checkpoint is generated (random weights, the layout of the published one, 3.2 GB) in a temporary folder that needs
+12 GB. Both sides read it from the page cache and end with fsync; they take turns, so that a slow moment hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+MODES = {
+    "plain": {"hash": False, "validate": False},
+    "hash": {"hash": True, "validate": False},
+    "validation": {"hash": False, "validate": True},
+}
+
+
+def generate(path: Path, *, num_layers: int) -> None:
+    import numpy as np
+    import torch
+
+    from cellfm_torch import CellFM, CellFMConfig
+    from cellfm_torch.convert.names import source_name
+    from cellfm_torch.convert.wire import value_header
+
+    with torch.device("meta"):
+        network = CellFM(CellFMConfig.preset("800m", num_layers=num_layers))
+    block = (np.random.default_rng(0).standard_normal(1 << 22) * 0.02).astype("<f4").tobytes()
+    with path.open("wb") as file:
+        for name, x in network.state_dict().items():
+            source = source_name(name)
+            assert source is not None
+            left = x.numel() * 4
+            file.write(value_header(source, "Float32", tuple(x.shape), left))
+            while left:
+                left -= file.write(block[: min(left, len(block))])
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def anonymous() -> int:
+    """Anonymous memory of this process, bytes."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
+def convert(checkpoint: Path, output: Path, mode: str) -> dict[str, Any]:
+    """Convert in this process, sampled every 5 ms by a thread."""
+    import torch
+
+    from cellfm_torch.convert.conversion import Options, convert_file
+
+    torch.set_num_threads(1)
+    base = peak = anonymous()
+    stop = threading.Event()
+
+    def sample() -> None:
+        nonlocal peak
+        while not stop.wait(0.005):
+            peak = max(peak, anonymous())
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    start = time.perf_counter()
+    done = convert_file(checkpoint, Options(output=output, **MODES[mode]))
+    seconds = time.perf_counter() - start
+    stop.set()
+    thread.join()
+    checked = done.record.get("validation")
+    return {
+        "seconds": seconds,
+        "interpreter": base,
+        "peak_above": peak - base,
+        "parameters": done.parameters,
+        "max_error": None if checked is None else checked["weights"],
+    }
+
+
+def copy(checkpoint: Path, output: Path) -> float:
+    start = time.perf_counter()
+    shutil.copyfile(checkpoint, output)
+    with output.open("rb+") as file:
+        os.fsync(file.fileno())
+    return time.perf_counter() - start
+
+
+def measure(folder: Path, *, repeats: int, num_layers: int) -> dict[str, Any]:
+    checkpoint = folder / "base_weight.ckpt"
+    generate(checkpoint, num_layers=num_layers)
+    copies: list[float] = []
+    runs: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
+    copy(checkpoint, folder / "copy")  # the first one may find the file on disk only
+    (folder / "copy").unlink()
+    for _ in range(repeats):
+        for mode in MODES:
+            copies.append(copy(checkpoint, folder / "copy"))
+            (folder / "copy").unlink()
+            command = [sys.executable, __file__, "--child", str(checkpoint), str(folder / "model"), mode]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+            runs[mode].append(json.loads(done.stdout))
+            shutil.rmtree(folder / "model")
+    copied = statistics.median(copies)
+    median = {mode: statistics.median(run["seconds"] for run in found) for mode, found in runs.items()}
+    error = max(run["max_error"] for run in runs["validation"])
+    if error != 0:
+        raise SystemExit(f"the converted weights are off by {error}: no speed is reported")
+    return {
+        "theme": "convert",
+        "file_bytes": checkpoint.stat().st_size,
+        "parameters": runs["plain"][0]["parameters"],
+        "repeats": repeats,
+        "ratio_to_peer": median["plain"] / copied,
+        "ratio_of_hash": (median["hash"] - median["plain"]) / copied,
+        "ratio_of_validation": (median["validation"] - median["plain"]) / copied,
+        "max_error": error,
+        "peak_anonymous_mb": {mode: max(run["peak_above"] for run in found) / 1e6 for mode, found in runs.items()},
+        "interpreter_mb": runs["plain"][0]["interpreter"] / 1e6,
+        "seconds": {"copy": copies} | {mode: [run["seconds"] for run in found] for mode, found in runs.items()},
+        "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()},
+        "versions": _versions(),
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "safetensors")}
+
+
+def table(found: dict[str, Any]) -> str:
+    seconds = {name: statistics.median(times) for name, times in found["seconds"].items()}
+    memory = found["peak_anonymous_mb"]
+    rows = [
+        ("copying the file", seconds["copy"], 1.0, None),
+        ("converting, without hash and validation", seconds["plain"], found["ratio_to_peer"], memory["plain"]),
+        ("SHA-256 of the source, on top", None, found["ratio_of_hash"], memory["hash"]),
+        ("reading back and comparing, on top", None, found["ratio_of_validation"], memory["validation"]),
+    ]
+    lines = [
+        f"# Converting {found['file_bytes'] / 1e9:.2f} GB, {found['parameters'] / 1e6:,.0f}M parameters",
+        "",
+        "| | median, s | ratio to copying | peak anonymous memory above the interpreter, MB |",
+        "|---|---|---|---|",
+    ]
+    for name, time_, ratio, peak in rows:
+        shown = ("" if time_ is None else f"{time_:.2f}", f"{ratio:.2f}", "" if peak is None else f"{peak:,.0f}")
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    machine, versions = found["machine"], found["versions"]
+    lines += [
+        "",
+        f"{found['repeats']} turns each, source in the page cache, fsync on both sides, one thread. Largest error of a",
+        f"weight read back: {found['max_error']:g}. {machine['cores']} cores of {machine['processor']}; "
+        + ", ".join(f"{name} {number}" for name, number in versions.items())
+        + ".",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        print(json.dumps(convert(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])))
+        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, help="results go to OUTPUT.json and OUTPUT.md (default: shown only)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=40, help="fewer for a quick look")
+    parser.add_argument("--folder", type=Path, help="where to put the 12 GB (default: the system's temporary folder)")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="convert-", dir=given.folder) as folder:
+        found = measure(Path(folder), repeats=given.repeats, num_layers=given.layers)
+    print(table(found))
+    if given.output:
+        given.output.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
+        given.output.with_suffix(".md").write_text(table(found))
+
+
+if __name__ == "__main__":
+    main()

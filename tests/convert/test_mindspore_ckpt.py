@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from cellfm_torch.errors import UserError
 from cellfm_torch.convert.mindspore_ckpt import DTYPES, read_checkpoint
+from cellfm_torch.errors import UserError
 
 RECORDED = Path(__file__).resolve().parents[1] / "parity" / "pretrain.ckpt"
 

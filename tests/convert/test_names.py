@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from cellfm_torch import CellFM, CellFMConfig
-from cellfm_torch.errors import UserError
 from cellfm_torch.convert.mindspore_ckpt import read_checkpoint
 from cellfm_torch.convert.names import drop_reason, target_name
 from cellfm_torch.convert.network import convert_tensors
+from cellfm_torch.errors import UserError
 
 PARITY = Path(__file__).resolve().parents[1] / "parity"
 MANIFEST = json.loads((PARITY / "manifest.json").read_text())

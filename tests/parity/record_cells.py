@@ -106,7 +106,7 @@ def model_input(rng: Any, cells: list[tuple[Any, Any]], *, zeros: bool, rows: in
         longest = min(longest + max(4, longest // 4), rows - 8)
     shape = (len(cells), longest)
     raw, mask_gene, valid = (np.zeros(shape, np.float32) for _ in range(3))
-    gene, flag = np.zeros(shape, np.int32), np.ones(shape, np.float32)
+    gene, flag = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     depth = np.zeros((len(cells), 2))
     for b, (ids, counts) in enumerate(cells):
         num = len(ids)
@@ -115,6 +115,7 @@ def model_input(rng: Any, cells: list[tuple[Any, Any]], *, zeros: bool, rows: in
         raw[b, :num] = np.log1p(counts / counts.sum() * 1e4)
         targets = rng.permutation(num)[: max(2, int(TARGETS * num))]
         mask_gene[b, targets] = 1
+        flag[b, : None if zeros else num] = 1  # padding counts as hidden, or it enters the first half of the layers
         flag[b, targets[: int(HIDDEN * len(targets))]] = 0
         if zeros:
             others = np.setdiff1d(np.arange(1, rows - 7), ids)

@@ -163,6 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Refusal as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
+    for name in sorted(name for name, x in recorded.items() if not np.isfinite(x).all()):
+        print(f"warning: the official network gives NaN or infinity in {name}", file=sys.stderr)
     about = {
         "format": FORMAT,
         **found,

@@ -144,6 +144,15 @@ def commit_of(folder: Path) -> str | None:
         return None
 
 
+def digest_of(path: Path) -> str:
+    """Read the SHA-256 of a file of gigabytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     try:
@@ -157,6 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
         arrays = inputs_of(options, found)
         network = build(ms, options.official, found)
         load(ms, network, weights)
+        weights.clear()  # the network has its own copy, and graph mode makes another
         if options.dtype == "float16":
             network.to_float(ms.float16)
         recorded, speed = record(ms, network, found, arrays, gradients=options.gradients)
@@ -177,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
         "machine": platform.machine(),
         "official_commit": commit_of(options.official),
         "checkpoint": options.ckpt.name,
-        "sha256": hashlib.sha256(options.ckpt.read_bytes()).hexdigest(),
+        "sha256": digest_of(options.ckpt),
         "cells": options.h5ad.name if options.h5ad else f"generated, seed {options.seed}",
         "cells_per_second": round(speed, 3),
     }

@@ -32,7 +32,8 @@ def record_now(config: pytest.Config, output: Path) -> None:
     except OSError as problem:
         pytest.fail(f"--mindspore-python {python}: {problem.strerror}", pytrace=False)
     if done.returncode:
-        pytest.fail(done.stderr.strip() or f"the recorder ended with {done.returncode}", pytrace=False)
+        reason = done.stderr.strip() or f"the recorder ended with {done.returncode}"
+        pytest.fail(f"{reason}\n(interpreter: {python}; --mindspore-python names another)", pytrace=False)
 
 
 def test_layers(request: pytest.FixtureRequest, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:

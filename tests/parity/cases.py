@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cellfm_torch import CellBatch, CellFM
+from cellfm_torch import CellBatch, CellFM, pretraining_loss
 from cellfm_torch.convert.mindspore_ckpt import read_checkpoint
-from cellfm_torch.convert.network import Converted, convert_tensors
+from cellfm_torch.convert.network import BUNDLED_ROWS, Converted, convert_tensors
+from cellfm_torch.tasks.losses import elastic_cell_similarity, positional_rows
 
 FOLDER = Path(__file__).parent
 
@@ -74,6 +75,25 @@ def load(name: str) -> Case:
     converted = convert_tensors(tensors, num_heads=config["enc_num_heads"], genes=genes)
     converted.network.eval()
     return Case(arrays, converted, *batch_of(step, zeros=name == "zeros"))
+
+
+def network_of(checkpoint: Path, num_heads: int) -> CellFM:
+    """Convert a checkpoint; where the vocabulary is not a published one, the genes have no names."""
+    tensors = read_checkpoint(checkpoint)
+    rows = next(len(x) for name, x in tensors.items() if name.split(".")[-1] == "gene_emb")
+    genes = None if rows in BUNDLED_ROWS else [f"G{i}" for i in range(1, rows)]
+    return convert_tensors(tensors, num_heads=num_heads, genes=genes).network
+
+
+def official_loss(network: CellFM, batch: CellBatch, *, ecs: bool) -> torch.Tensor:
+    """The loss as the official code takes it: integration fine-tuning adds ECS over rows laid out by position."""
+    prediction = network(batch)
+    loss = pretraining_loss(prediction, batch)
+    if ecs:
+        cell = prediction.encoding.cell
+        padding, _ = network.cell_decoder(network.gene_emb.weight[:1].expand(len(cell), -1), cell)
+        loss = loss + elastic_cell_similarity(positional_rows(prediction.by_cell, padding, batch), threshold=0.8)
+    return loss
 
 
 def relative_error(ours: torch.Tensor, recorded: NDArray[np.float32]) -> float:

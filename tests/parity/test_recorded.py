@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import FOLDER, Case, batch_of, load, manifest, relative_error
+from cases import FOLDER, Case, batch_of, load, manifest, official_loss, relative_error
 
 from cellfm_torch import CellFM, pretraining_loss
 from cellfm_torch.convert.mindspore_ckpt import read_checkpoint
 from cellfm_torch.convert.names import target_name
 from cellfm_torch.model.lora import merge_lora
 from cellfm_torch.optim import Recipe
-from cellfm_torch.tasks.losses import elastic_cell_similarity, positional_rows
 
 # Rounding of float32 sums taken in another order; with a wrong LeakyReLU slope or norm epsilon the error is above 0.1.
 OUTPUTS = 3e-5  # largest absolute error over mean magnitude
@@ -56,21 +55,10 @@ def test_outputs(name: str) -> None:
         assert relative_error(padded(encoding.genes)[valid], arrays["emb"][:, prefixes:][valid]) < LORA
 
 
-def official_loss(name: str, case: Case) -> torch.Tensor:
-    """The loss as the official code takes it: `finetune` adds ECS over rows laid out by position."""
-    prediction = case.network(case.batch)
-    loss = pretraining_loss(prediction, case.batch)
-    if name == "finetune":
-        cell = prediction.encoding.cell
-        padding, _ = case.network.cell_decoder(case.network.gene_emb.weight[:1].expand(len(cell), -1), cell)
-        loss = loss + elastic_cell_similarity(positional_rows(prediction.by_cell, padding, case.batch), threshold=0.8)
-    return loss
-
-
 def test_loss_and_gradients(case: tuple[str, Case]) -> None:
     name, recorded = case
     recorded.network.zero_grad()
-    loss = official_loss(name, recorded)
+    loss = official_loss(recorded.network, recorded.batch, ecs=name == "finetune")
     loss.backward()
     assert abs(float(loss.detach()) / float(recorded.arrays["loss"]) - 1) < LOSS
     ours = dict(recorded.network.named_parameters())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cellfm_torch.errors import UserError
+from cellfm_torch.files import write_text, written_beside
 
 CONFIG, WEIGHTS, GENES = "config.json", "model.safetensors", "genes.txt"
 
@@ -27,22 +27,6 @@ class _Network(Protocol):
 
 
 Loaded = TypeVar("Loaded", bound=nn.Module)
-
-
-def write_beside(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` on a file beside `path`, then rename it: `path` is never half-written.
-
-    Raises
-    ------
-    Exception
-        Whatever `write` raises; what it left is removed.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def folder_texts(model: str, config: Any, genes: Sequence[str]) -> dict[str, str]:
@@ -60,9 +44,10 @@ def save_folder(network: _Network, folder: str | Path) -> None:
     texts = folder_texts(type(network).__name__, network.config, network.genes)
     # Clones: safetensors refuses tensors that share memory.
     tensors = {name: x.detach().cpu().contiguous().clone() for name, x in network.state_dict().items()}
-    write_beside(folder / GENES, lambda part: part.write_text(texts[GENES], encoding="utf-8"))
-    write_beside(folder / WEIGHTS, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
-    write_beside(folder / CONFIG, lambda part: part.write_text(texts[CONFIG], encoding="utf-8"))
+    write_text(folder / GENES, texts[GENES])
+    with written_beside(folder / WEIGHTS) as part:
+        save_file(tensors, part, metadata={"format": "pt"})
+    write_text(folder / CONFIG, texts[CONFIG])
 
 
 def load_folder(model: Callable[..., Loaded], config: type, folder: str | Path, *, dtype: torch.dtype) -> Loaded:

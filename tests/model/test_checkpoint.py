@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cellfm_torch import CellFM, CellFMConfig
+from cellfm_torch import CellFM, CellFMConfig, files
 from cellfm_torch.errors import UserError
+from cellfm_torch.files import written_beside
 from cellfm_torch.model import checkpoint
-from cellfm_torch.model.checkpoint import write_beside
 
 SYMBOLS = [f"HLA-{i}.1" for i in range(29)] + ["Ünï", "a b"]  # symbols are lines, not words
 FILES = {"config.json", "model.safetensors", "genes.txt"}
@@ -82,15 +82,14 @@ def test_a_network_without_genes_is_not_saved(tmp_path: Path) -> None:
 def test_a_failing_write_leaves_the_earlier_file(folder: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     before = {name: (folder / name).read_bytes() for name in FILES}
 
-    def fail(path: Path, write: Callable[[Path], object]) -> None:
-        def half(part: Path) -> None:
-            write(part)
-            part.write_bytes(part.read_bytes()[:10])
+    rename = os.replace
+
+    def fail(part: Path, path: Path) -> None:
+        if path.name == failing:
             raise OSError(28, "No space left on device")
+        rename(part, path)
 
-        write_beside(path, half if path.name == failing else write)
-
-    monkeypatch.setattr(checkpoint, "write_beside", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     network = small()
     torch.nn.init.zeros_(network.cls_token)
     with pytest.raises(OSError, match="No space left"):
@@ -105,12 +104,10 @@ def test_nobody_sees_half_a_file(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")
 
-    def write(part: Path) -> None:
+    with written_beside(target) as part:
         part.write_text("ne")
         assert target.read_text() == "old" and part.parent == target.parent  # beside: a rename cannot cross disks
         part.write_text("new")
-
-    write_beside(target, write)
     assert target.read_text() == "new" and list(tmp_path.iterdir()) == [target]
 
 

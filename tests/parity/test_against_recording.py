@@ -16,6 +16,7 @@ from cases import network_of
 from comparison import compare, read_recording
 
 from cellfm_torch import CellFM
+from cellfm_torch.errors import UserError
 
 RECORDER = Path(__file__).with_name("record_mindspore.py")
 
@@ -42,10 +43,15 @@ def test_layers(request: pytest.FixtureRequest, tmp_path: Path, record_property:
     if file is None:
         file = tmp_path / "live.npz"
         record_now(config, file)
-    about, arrays = read_recording(file)
-    network = CellFM.from_pretrained(folder) if folder else network_of(config.getoption("--ckpt"), about["num_heads"])
     dtype = getattr(torch, config.getoption("--parity-dtype"))
-    report = compare(about, arrays, network, device=config.getoption("--parity-device"), dtype=dtype)
+    try:
+        about, arrays = read_recording(file)
+        network = (
+            CellFM.from_pretrained(folder) if folder else network_of(config.getoption("--ckpt"), about["num_heads"])
+        )
+        report = compare(about, arrays, network, device=config.getoption("--parity-device"), dtype=dtype)
+    except UserError as problem:
+        raise pytest.fail.Exception(str(problem), pytrace=False) from None
     conversion = folder / "conversion.json" if folder else None
     if conversion and conversion.is_file() and json.loads(conversion.read_text())["sha256"] != about["sha256"]:
         report.notes.append(f"{folder} was converted from another checkpoint than the one recorded (SHA-256 differs)")

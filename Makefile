@@ -31,7 +31,7 @@ pretrain: setup
 
 # Two workers with one thread each: the tests are many and small, and threads of several workers hinder each other.
 test: setup
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 $(ARGS)
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal $(ARGS)
 
 lint: setup
 	@$(RUN) -m ruff check .

@@ -110,7 +110,7 @@ def test_pretraining_loss_is_the_sum_of_what_exists() -> None:
 
 
 def test_no_heads_or_no_targets_is_an_error() -> None:
-    with pytest.raises(ValueError, match="predicts no gene values"):
+    with pytest.raises(ValueError, match="predicts no expression"):
         pretraining_loss(prediction_of(), BATCH)
     for missing in ("target", "target_values"):
         with pytest.raises(ValueError, match="needs batch.target and batch.target_values"):

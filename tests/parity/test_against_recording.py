@@ -8,9 +8,11 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import record_mindspore
 import torch
 from cases import network_of
 from comparison import compare, read_recording
@@ -18,14 +20,20 @@ from comparison import compare, read_recording
 from cellfm_torch import CellFM
 from cellfm_torch.errors import UserError
 
-RECORDER = Path(__file__).with_name("record_mindspore.py")
+RECORDER = Path(record_mindspore.__file__)
 
 
 def record_now(config: pytest.Config, output: Path) -> None:
-    """Run the recorder in the interpreter that has MindSpore."""
-    python = config.getoption("--mindspore-python") or os.environ.get("MINDSPORE_PYTHON") or sys.executable
-    command = [python, RECORDER, "--official", config.getoption("--live"), "--ckpt", config.getoption("--ckpt")]
-    command += ["--output", output, *shlex.split(config.getoption("--recorder"))]
+    """Run the recorder in this process where it has MindSpore, else in the interpreter that is named."""
+    arguments = ["--official", str(config.getoption("--live")), "--ckpt", str(config.getoption("--ckpt"))]
+    arguments += ["--output", str(output), *shlex.split(config.getoption("--recorder"))]
+    python = config.getoption("--mindspore-python") or os.environ.get("MINDSPORE_PYTHON")
+    if python is None and find_spec("mindspore"):
+        if record_mindspore.main(arguments):
+            pytest.fail("the recorder failed; its message is above", pytrace=False)
+        return
+    python = python or sys.executable
+    command = [python, RECORDER, *arguments]
     # PYTHONPATH of this interpreter must not reach the other.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     try:

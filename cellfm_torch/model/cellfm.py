@@ -122,18 +122,30 @@ class CellFM(nn.Module):
             gene_embedding=gene_embedding,
         )
 
-    def forward(self, batch: CellBatch) -> Prediction:
-        """Encode cells and decode the value of every gene in the batch, by gene and by cell.
+    def forward(self, batch: CellBatch, *, targets_only: bool = False) -> Prediction:
+        """Encode cells and decode the value of genes, by gene and by cell.
 
         Without decoders (see :class:`CellFMConfig`) there is the encoding only.
+
+        Parameters
+        ----------
+        batch
+            As for :meth:`encode`.
+        targets_only
+            Decode the genes of ``batch.target`` and no others, for a loss that asks for no more. With `zeros` it asks
+            for all of them.
         """
         encoding = self.encode(batch)
         if not self.config.decoders:
             return Prediction(None, None, None, None, None, encoding)
-        by_gene, expressed_by_gene = self.gene_decoder(encoding.genes)
-        cell = encoding.cell.index_select(0, batch.cell_of_gene)
-        by_cell, expressed_by_cell = self.cell_decoder(encoding.gene_embedding, cell)
-        return Prediction(by_gene, by_cell, expressed_by_gene, expressed_by_cell, None, encoding)
+        genes, gene_embedding, cell_of_gene, rows = encoding.genes, encoding.gene_embedding, batch.cell_of_gene, None
+        if targets_only and batch.target is not None and not self.config.zeros:
+            rows = batch.target.nonzero()[:, 0]
+            genes, gene_embedding, cell_of_gene = genes[rows], gene_embedding[rows], cell_of_gene[rows]
+        by_gene, expressed_by_gene = self.gene_decoder(genes)
+        cell = encoding.cell.index_select(0, cell_of_gene)
+        by_cell, expressed_by_cell = self.cell_decoder(gene_embedding, cell)
+        return Prediction(by_gene, by_cell, expressed_by_gene, expressed_by_cell, None, encoding, rows)
 
     def _embed_values(self, batch: CellBatch) -> Tensor:
         """Embed each gene's value, or the fact that it is hidden or zero: (N, D)."""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cellfm_torch.model.config import CellFMConfig
 from cellfm_torch.model.lora import LoRALinear
+from cellfm_torch.ops.linear import Dense, projections
 from cellfm_torch.ops.retention import RetentionState, retention_state
 
 # MindSpore's defaults, which the published weights were trained with; PyTorch's are 0.01 and 1e-5.
@@ -19,23 +20,30 @@ LEAKY_SLOPE = 0.2
 NORM_EPS = 1e-7
 
 
-def linear(inputs: int, outputs: int, *, gain: float = 1.0, bias: bool = False) -> nn.Linear:
+def linear(inputs: int, outputs: int, *, gain: float = 1.0, bias: bool = False) -> Dense:
     """Return a dense layer, Xavier-normal at the start (weight (outputs, inputs))."""
     # skip_init knows nothing of `with torch.device(...)`: without the argument it would allocate on the CPU.
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias, device=torch.get_default_device())
+    layer: Dense = nn.utils.skip_init(Dense, inputs, outputs, bias=bias, device=torch.get_default_device())
     nn.init.xavier_normal_(layer.weight, gain=gain)
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
 
 
-def projection(config: CellFMConfig, *, gain: float = 1.0) -> nn.Linear:
+def projection(config: CellFMConfig, *, gain: float = 1.0) -> Dense:
     """Return a D x D layer of the encoder, with an adapter where the configuration asks for one."""
     if not config.lora_rank:
         return linear(config.dim, config.dim, gain=gain)
     layer = LoRALinear(config.dim, config.dim, rank=config.lora_rank, device=torch.get_default_device())
     nn.init.xavier_normal_(layer.weight, gain=gain)
     return layer
+
+
+def project(x: Tensor, *layers: Dense) -> tuple[Tensor, ...]:
+    """Apply several dense layers to the same tokens (T, D), in one product where that pays."""
+    if any(isinstance(layer, LoRALinear) for layer in layers):
+        return tuple(layer(x) for layer in layers)
+    return projections(x, [layer.weight for layer in layers])
 
 
 def srms_norm(x: Tensor, *, eps: float = 1e-12) -> Tensor:
@@ -77,17 +85,18 @@ class Retention(nn.Module):
         -------
         (T, D)
         """
-        q, k = F.relu(self.q_proj(x)), F.relu(self.k_proj(x))
+        q, k, v, u = project(x, self.q_proj, self.k_proj, self.v_proj, self.u_proj)
+        q, k = F.relu(q), F.relu(k)
         if keep is not None:
             k = k * keep
-        q, k, v = (rearrange(y, "t (h k) -> t h k", h=self.num_heads) for y in (q, k, self.v_proj(x)))
+        q, k, v = (rearrange(y, "t (h k) -> t h k", h=self.num_heads) for y in (q, k, v))
         state = retention_state(k, v, offsets=offsets)
         # The 1 / K of the published q and k and the 1 / sqrt(genes) of its v go onto the small state instead: the
         # norm divides them out, they only keep half precision in range.
         scale = offsets.diff().clamp_min(1).to(state.tensor.dtype).rsqrt() / q.shape[-1]
         o = RetentionState(state.tensor * scale[:, None, None, None]).read(q, offsets=offsets)
         o = rearrange(srms_norm(o).to(x.dtype), "t h k -> t (h k)")
-        return self.o_proj(o * F.silu(self.u_proj(x)))
+        return self.o_proj(o * F.silu(u))
 
 
 class GatedLinearUnit(nn.Module):
@@ -99,7 +108,8 @@ class GatedLinearUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (T, D) to (T, D), each on its own."""
-        return self.o_proj(self.u_proj(x) * self.v_proj(x))
+        u, v = project(x, self.u_proj, self.v_proj)
+        return self.o_proj(u * v)
 
 
 class RetentionLayer(nn.Module):

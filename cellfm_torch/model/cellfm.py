@@ -17,6 +17,7 @@ from cellfm_torch.batch import CellBatch, InputSpec
 from cellfm_torch.data.vocab import bundled_symbols
 from cellfm_torch.model.checkpoint import load_folder, save_folder
 from cellfm_torch.model.config import CellFMConfig
+from cellfm_torch.model.embedder import CellEmbedder
 from cellfm_torch.model.heads import CellDecoder, GeneDecoder, ScalarEncoder
 from cellfm_torch.model.layers import RetentionLayer
 from cellfm_torch.model.outputs import Encoding, Prediction
@@ -150,11 +151,16 @@ class CellFM(nn.Module):
     def _embed_values(self, batch: CellBatch) -> Tensor:
         """Embed each gene's value, or the fact that it is hidden or zero: (N, D)."""
         # A hidden value may be anything, NaN included: it is replaced before any arithmetic touches it.
-        values = batch.values.to(self.cls_token.dtype).masked_fill(batch.hidden, 0)
-        embedded = self.value_enc(values)
+        embedded = self.embed_visible(batch.values.masked_fill(batch.hidden, 0))
+        return torch.where(batch.hidden[:, None], self.mask_emb[0].to(embedded.dtype), embedded)
+
+    def embed_visible(self, values: Tensor) -> Tensor:
+        """Embed values (N,) that are not hidden: (N, D)."""
+        values = values.to(self.cls_token.dtype)
+        embedded: Tensor = self.value_enc(values)
         if self.config.zeros:
             embedded = torch.where((values == 0)[:, None], self.zero_emb[0].to(embedded.dtype), embedded)
-        return torch.where(batch.hidden[:, None], self.mask_emb[0].to(embedded.dtype), embedded)
+        return embedded
 
     def _embed_prefix(self, batch: CellBatch) -> Tensor:
         """Prefix tokens (B, P, D): cls, then S and T where the batch has read depths and the model reads them."""
@@ -165,6 +171,24 @@ class CellFM(nn.Module):
         depth = batch.read_depth.to(torch.promote_types(prefix.dtype, torch.float32))
         depth = torch.log1p(depth / 1000).to(prefix.dtype)  # (B, 2)
         return torch.cat([prefix, self.depth_emb + self.depth_enc(depth)], dim=1)
+
+    def embedder(self, *, int8: bool = False) -> CellEmbedder:
+        """Return a function from batches to cell embeddings (B, D): those of :meth:`encode`, faster.
+
+        It keeps what the first layer makes of each gene that occurs (4 D numbers per gene) and leaves out what cls
+        does not read. Equal to ``encode(batch).cell`` in evaluation mode up to rounding; no gradients.
+
+        Parameters
+        ----------
+        int8
+            Multiply in 8-bit integers where tokens are many: about twice as fast, and no longer exact.
+
+        Raises
+        ------
+        UserError
+            For int8 on a processor without VNNI, or on a GPU.
+        """
+        return CellEmbedder(self, int8=int8)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and genes.txt, each beside and renamed.

@@ -64,6 +64,7 @@ class Retention(nn.Module):
     def __init__(self, config: CellFMConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
+        self.head_dim = config.head_dim
         self.q_proj = projection(config)
         self.k_proj = projection(config)
         self.v_proj = projection(config, gain=config.beta)

@@ -315,4 +315,5 @@ def test_decoding_the_targets_alone_gives_the_same_loss_and_gradients(variant: d
     assert (prediction.rows is None) == ("zeros" in variant)
     assert batch.target is not None and (prediction.rows is None or len(prediction.by_gene) == batch.target.sum())
     for all_genes, targets in zip(*found, strict=True):
-        torch.testing.assert_close(targets, all_genes, rtol=1e-10, atol=1e-13)  # float64 sums in another order
+        # The loss is summed in float32, here in another order; gradients are of magnitude 1.
+        torch.testing.assert_close(targets, all_genes, rtol=1e-5, atol=1e-6)

@@ -75,8 +75,8 @@ VERBS: dict[str, Verb] = {
         "cellfm train --data 'cells/*.h5ad' --run-dir runs/mine data.mask_fraction=0.3",
     ),
     "convert": Verb(
-        "cellfm_torch.convert.ms2pt",
-        "official MindSpore checkpoint -> model folder",
+        "cellfm_torch.convert.command",
+        "published checkpoint (CellFM of MindSpore, scFoundation) -> model folder",
         None,
         "cellfm convert CellFM_80M_weight.ckpt",
     ),

@@ -17,8 +17,10 @@ from synthetic import GENES, batch_of, take
 from torch import Tensor
 
 from cellfm_torch import CellBatch, CellFM, CellFMConfig, ScFoundation, ScFoundationConfig, UserError, load_model
+from cellfm_torch.model.scfoundation import embedder as embedder_file
 from cellfm_torch.model.scfoundation import encoder as encoder_file
 from cellfm_torch.model.scfoundation import network as network_file
+from cellfm_torch.ops import attention as attention_file
 
 SMALL = {"num_genes": GENES, "encoder_dim": 32, "decoder_dim": 16, "decoder_head_dim": 8, "num_bins": 12}
 LENGTHS = [90, 4, 150, 9, 33, 200, 64]
@@ -148,11 +150,27 @@ def test_targets_only_and_pools() -> None:
         assert torch.equal(maximum[cell], torch.cat([genes, encoding.prefix[cell]]).amax(0))
 
 
-@torch.no_grad()
-def test_embedder_is_encode() -> None:
-    network, batch = network_of(), cells_of()
-    found = network.embedder()(batch)
-    assert torch.equal(found, network.encode(batch).cell) and not found.requires_grad
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("pool", ["all", "max"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_embedder_is_encode(dtype: torch.dtype, pool: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, batch, before = network_of(dtype=dtype, pool=pool), cells_of(), torch.get_num_threads()
+    monkeypatch.setattr(embedder_file, "BLOCK", 50)
+    monkeypatch.setattr(attention_file, "QUERIES", 30)
+    expected = network.encode(batch).cell.detach()
+    torch.set_num_threads(threads)
+    try:
+        embed = network.train().embedder()  # dropout would be seen
+        found = embed(batch)
+        assert network.training and not found.requires_grad
+        assert (found - expected).abs().max() < INDEPENDENT[dtype]
+        with torch.no_grad():
+            network.encoder.layers[0].ff1.weight.mul_(1.5)
+        assert (embed(batch) - found).abs().max() > 1e-3  # changed weights are seen
+        assert (embed(batch) - network.eval().encode(batch).cell).abs().max() < INDEPENDENT[dtype]
+        assert embed(cells_of([])).shape == (0, network.cell_dim)
+    finally:
+        torch.set_num_threads(before)
     with pytest.raises(UserError, match="8-bit"):
         network.embedder(int8=True)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cellfm_torch.ops import attention
 from cellfm_torch.ops.attention import ragged_attention
 
 LENGTHS = [5, 1, 17, 2, 64]
@@ -42,6 +43,20 @@ def test_outputs_and_gradients(dtype: torch.dtype, nested: bool) -> None:
     grads = torch.autograd.grad((found * weight).sum(), given)
     for ours, theirs in zip(grads, torch.autograd.grad((expected * weight).sum(), exact), strict=True):
         assert (ours - theirs).abs().max() < 10 * CLOSE[dtype]  # a backward pass adds up more terms
+
+
+@pytest.mark.parametrize("queries", [7, 512])
+@torch.no_grad()
+def test_by_head(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without gradients small cells take another path on a CPU, and large ones do not."""
+    monkeypatch.setattr(attention, "QUERIES", queries)
+    given = drawn(torch.float32)
+    expected = naive(*(x.double() for x in given), LENGTHS)
+    assert (ragged_attention(*given, lengths=LENGTHS) - expected).abs().max() < CLOSE[torch.float32]
+    monkeypatch.setattr(attention, "MOST_TOKENS", 20)
+    assert (ragged_attention(*given, lengths=LENGTHS) - expected).abs().max() < CLOSE[torch.float32]
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert (ragged_attention(*given, lengths=LENGTHS) - expected).abs().max() < CLOSE[torch.float32]
 
 
 def test_a_strided_view_is_taken() -> None:

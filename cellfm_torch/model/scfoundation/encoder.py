@@ -5,7 +5,7 @@ Shapes: T tokens of all cells together (S and T included), D width, H heads, K h
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from einops import rearrange
@@ -22,6 +22,14 @@ WIDER = 4
 BLOCK = 2048
 """Tokens worked on at once without gradients, in whole cells: their buffers fit into a processor's cache."""
 GPU_BLOCK = 1 << 17
+
+
+class DenseCall(Protocol):
+    """Apply a dense layer, as :func:`affine` does."""
+
+    def __call__(self, layer: nn.Linear, x: Tensor, *, relu: bool = False, add: Tensor | None = None) -> Tensor:
+        """Return ``layer(x)``, with `relu` its ReLU, plus `add`."""
+        ...
 
 
 class EncoderLayer(nn.Module):
@@ -41,19 +49,16 @@ class EncoderLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, *, lengths: list[int]) -> Tensor:
-        """Map tokens (T, D), cells of these lengths end to end, to (T, D)."""
+    def forward(self, x: Tensor, *, lengths: list[int], dense: DenseCall = affine) -> Tensor:
+        """Map tokens (T, D), cells of these lengths end to end, to (T, D); `dense` applies the dense layers."""
         rate = self.dropout.p if self.training else 0.0
-        q, k, v = rearrange(affine(self.qkv, x), "t (three h k) -> three t h k", three=3, h=self.num_heads)
+        q, k, v = rearrange(dense(self.qkv, x), "t (three h k) -> three t h k", three=3, h=self.num_heads)
         a = rearrange(ragged_attention(q, k, v, lengths=lengths, dropout=rate), "t h k -> t (h k)")
-        x = self.norm1(self._add(x, self.out, a))
-        return self.norm2(self._add(x, self.ff2, self.dropout(affine(self.ff1, x, relu=True))))
-
-    def _add(self, x: Tensor, layer: Dense, y: Tensor) -> Tensor:
-        """Return ``x + dropout(layer(y))``."""
-        if self.training and self.dropout.p:
-            return x + cast(Tensor, self.dropout(layer(y)))
-        return affine(layer, y, add=x)
+        if rate:
+            x = self.norm1(x + self.dropout(dense(self.out, a)))
+            return self.norm2(x + self.dropout(dense(self.ff2, self.dropout(dense(self.ff1, x, relu=True)))))
+        x = self.norm1(dense(self.out, a, add=x))
+        return self.norm2(dense(self.ff2, dense(self.ff1, x, relu=True), add=x))
 
 
 class Encoder(nn.Module):
@@ -67,12 +72,13 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, *, lengths: list[int]) -> Tensor:
         """Map tokens (T, D), cells of these lengths end to end, to (T, D)."""
         if torch.is_grad_enabled() or not lengths:
-            return self._run(x, lengths)
+            return self.run(x, lengths=lengths)
         ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
         runs = blocks(ends, GPU_BLOCK if x.is_cuda else BLOCK)
-        return torch.cat([self._run(x[ends[a] : ends[b]], lengths[a:b]) for a, b in runs])
+        return torch.cat([self.run(x[ends[a] : ends[b]], lengths=lengths[a:b]) for a, b in runs])
 
-    def _run(self, x: Tensor, lengths: list[int]) -> Tensor:
+    def run(self, x: Tensor, *, lengths: list[int], dense: DenseCall = affine) -> Tensor:
+        """Do what :meth:`forward` does, all cells at once; `dense` applies the dense layers."""
         for layer in self.layers:
-            x = layer(x, lengths=lengths)
+            x = layer(x, lengths=lengths, dense=dense)
         return cast(Tensor, self.norm(x))

@@ -10,6 +10,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from cellfm_torch.model.checkpoint import load_folder, save_folder
 from cellfm_torch.model.outputs import Encoding, Prediction
 from cellfm_torch.model.scfoundation.config import ScFoundationConfig
 from cellfm_torch.model.scfoundation.decoder import Decoder
+from cellfm_torch.model.scfoundation.embedder import CellEmbedder
 from cellfm_torch.model.scfoundation.encoder import Encoder
 from cellfm_torch.model.scfoundation.values import ValueEncoder
 from cellfm_torch.ops.fused import affine
@@ -28,6 +30,25 @@ from cellfm_torch.ops.linear import Dense
 
 DECODED_AT_ONCE = 1 << 16
 """Positions the decoder works on at once, in whole cells; at the published size each takes some 70 kB at the peak."""
+
+
+class Tokens(NamedTuple):
+    """What the encoder reads, and where in it everything is."""
+
+    x: Tensor  # (T, D)
+    lengths: list[int]  # B, tokens of each cell: S, T, then its visible genes
+    gene_rows: Tensor  # (V,) rows of the visible genes among the T
+    prefix_rows: Tensor  # (2 B,) of S and T
+    shown: Tensor  # (V,) rows of the visible genes among the N
+    gene_embedding: Tensor  # (N, D)
+
+
+def _warn_of_empty(lengths: list[int]) -> None:
+    empty = [i for i, length in enumerate(lengths) if length == 2]
+    if empty:
+        cells = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
+        message = f"{len(empty)} of {len(lengths)} cells have no visible expressed gene (in this batch: {cells})"
+        warnings.warn(f"{message}; their embeddings say nothing", stacklevel=4)
 
 
 class ScFoundation(nn.Module):
@@ -97,34 +118,36 @@ class ScFoundation(nn.Module):
         ValueError
             If a gene id is none of the model's.
         """
+        tokens = self.tokens(batch)
+        x = self.encoder(tokens.x, lengths=tokens.lengths)
+        encoded = x.index_select(0, tokens.gene_rows)
+        prefix = x.index_select(0, tokens.prefix_rows).unflatten(0, (batch.num_cells, 2))
+        genes = encoded
+        if len(tokens.shown) < batch.num_genes:
+            zero, mask = self.value_enc(encoded.new_zeros(1)), self.value_enc.mask_emb
+            unseen = torch.where(batch.hidden[:, None], mask.to(encoded.dtype), zero.to(encoded.dtype))
+            genes = unseen.index_copy(0, tokens.shown, encoded)
+        return Encoding(self.pool(x, tokens.lengths), genes, prefix, tokens.gene_embedding)
+
+    def tokens(self, batch: CellBatch) -> Tokens:
+        """Return what the encoder reads; arguments and errors as of :meth:`encode`."""
         gene_embedding = self._gene_rows(batch.gene_ids)
-        dtype = self.gene_emb.weight.dtype
         # A hidden value may be anything, NaN included: it is replaced before any arithmetic touches it.
-        values = batch.values.to(dtype).masked_fill(batch.hidden, 0)
-        visible = values > 0
-        shown = visible.nonzero()[:, 0]  # (V,)
+        values = batch.values.to(self.gene_emb.weight.dtype).masked_fill(batch.hidden, 0)
+        shown = (values > 0).nonzero()[:, 0]
         prefix = self._embed_prefix(batch)  # (B, 2, D)
         cell_of_gene = batch.cell_of_gene[shown]
-        number = torch.bincount(cell_of_gene, minlength=batch.num_cells)
+        number = torch.bincount(cell_of_gene, minlength=batch.num_cells) + 2
         lengths = number.tolist()
-        self._warn_of_empty(lengths)
+        _warn_of_empty(lengths)
         # S and T stand before the genes of their cell.
-        offsets = torch.cat([number.new_zeros(1), (number + 2).cumsum(0)])
+        starts = number.cumsum(0) - number
         gene_rows = torch.arange(len(shown), device=shown.device) + 2 * (cell_of_gene + 1)
-        prefix_rows = (offsets[:-1, None] + torch.arange(2, device=shown.device)).flatten()
+        prefix_rows = (starts[:, None] + torch.arange(2, device=shown.device)).flatten()
         embedded = gene_embedding[shown] + self.value_enc(values[shown])
         x = embedded.new_empty(len(shown) + len(prefix_rows), embedded.shape[1])
-        x = x.index_copy(0, gene_rows, embedded).index_copy(0, prefix_rows, prefix.flatten(0, 1).to(x.dtype))  # (T, D)
-        x = self.encoder(x, lengths=[n + 2 for n in lengths])
-        encoded = x.index_select(0, gene_rows)
-        prefix = x.index_select(0, prefix_rows).unflatten(0, (batch.num_cells, 2))
-        if len(shown) == batch.num_genes:
-            genes = encoded
-        else:
-            zero, mask = self.value_enc(values.new_zeros(1)), self.value_enc.mask_emb
-            unseen = torch.where(batch.hidden[:, None], mask.to(encoded.dtype), zero.to(encoded.dtype))
-            genes = unseen.index_copy(0, shown, encoded)
-        return Encoding(self._pool(encoded, prefix, lengths), genes, prefix, gene_embedding)
+        x = x.index_copy(0, gene_rows, embedded).index_copy(0, prefix_rows, prefix.flatten(0, 1).to(x.dtype))
+        return Tokens(x, lengths, gene_rows, prefix_rows, shown, gene_embedding)
 
     def forward(self, batch: CellBatch, *, targets_only: bool = False) -> Prediction:
         """Encode cells and decode the value of every gene of the vocabulary, log1p(CP10K).
@@ -150,8 +173,10 @@ class ScFoundation(nn.Module):
         """
         return self._decode(batch, self.encode(batch), lambda x: x)
 
-    def embedder(self, *, int8: bool = False) -> Callable[[CellBatch], Tensor]:
-        """Return a function from batches to cell embeddings (B, C): those of :meth:`encode`, without gradients.
+    def embedder(self, *, int8: bool = False) -> CellEmbedder:
+        """Return a function from batches to cell embeddings (B, C): those of :meth:`encode`, faster on a CPU.
+
+        Equal to ``encode(batch).cell`` in evaluation mode up to rounding; no gradients.
 
         Raises
         ------
@@ -160,12 +185,7 @@ class ScFoundation(nn.Module):
         """
         if int8:
             raise UserError("scFoundation has no 8-bit embedding: leave int8 out")
-
-        @torch.inference_mode()
-        def embed(batch: CellBatch) -> Tensor:
-            return self.encode(batch).cell
-
-        return embed
+        return CellEmbedder(self)
 
     def _gene_rows(self, ids: Tensor) -> Tensor:
         """Return the rows of the gene embedding (N, D)."""
@@ -188,23 +208,15 @@ class ScFoundation(nn.Module):
         first = self.config.num_genes
         return torch.stack([weight[first + 1], weight[first]]) + self.value_enc(depth.to(weight.dtype))
 
-    def _warn_of_empty(self, lengths: list[int]) -> None:
-        empty = [i for i, length in enumerate(lengths) if not length]
-        if empty:
-            cells = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
-            message = f"{len(empty)} of {len(lengths)} cells have no visible expressed gene (in this batch: {cells})"
-            warnings.warn(f"{message}; their embeddings say nothing", stacklevel=3)
-
-    def _pool(self, genes: Tensor, prefix: Tensor, lengths: list[int]) -> Tensor:
-        """Return the cell embedding (B, C) from the encodings of visible genes (V, D), S and T (B, 2, D)."""
-        cells = genes.split(lengths) if lengths else ()
+    def pool(self, x: Tensor, lengths: list[int]) -> Tensor:
+        """Return the embeddings (B, C) of cells from their encoded tokens (T, D), S and T first in each."""
         if self.config.pool == "max":
-            pooled = [torch.cat([x, ends]).amax(0) for x, ends in zip(cells, prefix, strict=True)]
+            pooled = [cell.amax(0) for cell in x.split(lengths)] if lengths else []
         else:
-            none = genes.new_zeros(2 * genes.shape[1])
-            of_genes = [torch.cat([x.amax(0), x.mean(0)]) if len(x) else none for x in cells]
-            pooled = [torch.cat([ends.flatten(), x]) for x, ends in zip(of_genes, prefix, strict=True)]
-        return torch.stack(pooled) if pooled else genes.new_zeros(0, self.cell_dim)
+            none = x.new_zeros(2 * x.shape[1])
+            cells = [(cell[:2].flatten(), cell[2:]) for cell in x.split(lengths)] if lengths else []
+            pooled = [torch.cat([a, *((b.amax(0), b.mean(0)) if len(b) else (none,))]) for a, b in cells]
+        return torch.stack(pooled) if pooled else x.new_zeros(0, self.cell_dim)
 
     def _decode(self, batch: CellBatch, encoding: Encoding, finish: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply the decoder to all positions and `finish` to its genes (b, G, E), some cells at a time; (B, G, ...)."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cellfm_torch.model.config import CellFMConfig
 from cellfm_torch.model.lora import LoRALinear
 from cellfm_torch.ops.linear import Dense, projections
-from cellfm_torch.ops.retention import RetentionState, retention_state
+from cellfm_torch.ops.retention import RetentionState, retention, retention_state
 
 # MindSpore's defaults, which the published weights were trained with; PyTorch's are 0.01 and 1e-5.
 LEAKY_SLOPE = 0.2
@@ -58,13 +58,20 @@ def srms_norm(x: Tensor, *, eps: float = 1e-12) -> Tensor:
 class Retention(nn.Module):
     """Bidirectional gated retention: ``out = Wo (srms_norm(q (k^T v)) * silu(x Wu))``.
 
-    With q = relu(x Wq) and k = relu(x Wk); dropped tokens contribute nothing to the cell's state but read it.
+    With q = relu(x Wq) and k = relu(x Wk); dropped tokens contribute nothing to the cell's state but read it. In three
+    steps, as tokens meet in the second alone.
+
+    Attributes
+    ----------
+    mode
+        Of :func:`cellfm_torch.retention`; all give the same numbers.
     """
 
     def __init__(self, config: CellFMConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         self.head_dim = config.head_dim
+        self.mode = "chunked"
         self.q_proj = projection(config)
         self.k_proj = projection(config)
         self.v_proj = projection(config, gain=config.beta)
@@ -86,18 +93,34 @@ class Retention(nn.Module):
         -------
         (T, D)
         """
+        q, k, v, u = self.project(x, keep)
+        return self.merge(self.mix(q, k, v, offsets), u)
+
+    def project(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Map tokens (T, D) to q, k, v (T, H, K) and u (T, D)."""
         q, k, v, u = project(x, self.q_proj, self.k_proj, self.v_proj, self.u_proj)
         q, k = F.relu(q), F.relu(k)
         if keep is not None:
             k = k * keep
         q, k, v = (rearrange(y, "t (h k) -> t h k", h=self.num_heads) for y in (q, k, v))
-        state = retention_state(k, v, offsets=offsets)
-        # The 1 / K of the published q and k and the 1 / sqrt(genes) of its v go onto the small state instead: the
-        # norm divides them out, they only keep half precision in range.
-        scale = offsets.diff().clamp_min(1).to(state.tensor.dtype).rsqrt() / q.shape[-1]
-        o = RetentionState(state.tensor * scale[:, None, None, None]).read(q, offsets=offsets)
-        o = rearrange(srms_norm(o).to(x.dtype), "t h k -> t (h k)")
-        return self.o_proj(o * F.silu(u))
+        return q, k, v, u
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor) -> Tensor:
+        """Let the tokens of each cell see each other: (T, H, K)."""
+        # The 1 / K of the published q and k and the 1 / sqrt(genes) of its v: the norm divides them out, they only
+        # keep half precision in range. Where there is a state they go onto that, which is small.
+        scale = offsets.diff().clamp_min(1).float().rsqrt() / self.head_dim
+        if self.mode == "chunked":
+            state = retention_state(k, v, offsets=offsets).tensor
+            return RetentionState(state * scale.to(state.dtype)[:, None, None, None]).read(q, offsets=offsets)
+        per_token = torch.repeat_interleave(scale.to(v.dtype), offsets.diff(), output_size=len(v))
+        return retention(q, k, v * per_token[:, None, None], offsets=offsets, mode=self.mode)
+
+    def merge(self, o: Tensor, u: Tensor) -> Tensor:
+        """Norm and gate what the tokens read (T, H, K), and merge the heads: (T, D)."""
+        o = rearrange(srms_norm(o).to(u.dtype), "t h k -> t (h k)")
+        out: Tensor = self.o_proj(o * F.silu(u))
+        return out
 
 
 class GatedLinearUnit(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,20 @@ def test_outputs(name: str) -> None:
         encoding = merged(recorded.batch).encoding
         assert relative_error(encoding.cell, arrays["emb"][:, 0]) < LORA
         assert relative_error(padded(encoding.genes)[valid], arrays["emb"][:, prefixes:][valid]) < LORA
+
+
+@pytest.mark.parametrize("name", ["pretrain", "zeros", "finetune", "label", "lora", "annotation"])
+def test_fast_embedding(name: str) -> None:
+    """Against the recording where nothing is hidden in it, otherwise against the plain path with nothing hidden."""
+    recorded = load(name)
+    batch, network = recorded.batch, recorded.network
+    assert bool(batch.hidden.any()) == (name != "annotation")
+    expected = torch.from_numpy(recorded.arrays["emb"][:, 0])
+    if name != "annotation":
+        batch = dataclasses.replace(batch, values=batch.values.nan_to_num(1.0), hidden=torch.zeros_like(batch.hidden))
+        expected = network.encode(batch).cell.detach()
+    error = relative_error(network.embedder()(batch), expected.numpy())
+    assert error < (LORA if name == "lora" else OUTPUTS)
 
 
 def test_loss_and_gradients(case: tuple[str, Case]) -> None:

@@ -16,7 +16,7 @@ ROOMS = {
     "base": ("errors", "paths", "batch", "files", "command_line"),
     "data": ("data",),
     "ops": ("ops",),
-    "optim": ("optim",),
+    "optim": ("optim", "mindspore_adam"),
     "model": ("model",),
     "tasks": ("tasks",),
     "callbacks": ("callbacks", "embedding_writer", "picture_callbacks", "pictures", "progress"),

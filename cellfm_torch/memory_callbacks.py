@@ -83,8 +83,7 @@ class ActivationCheckpointing(Callback):
         needs = []
         for policy in ("none", "all"):
             checkpoint_layers(layers, policy)
-            of_any, of_token = trial.peak_per_token(min(budget, _least(trainer.datamodule)))
-            needs.append(of_any + of_token * budget)
+            needs.append(trial.needs(min(budget, _least(trainer.datamodule))).of(budget))
         # At the peak one layer holds everything, whether it kept it or has just computed it again.
         most = max(1, len(layers) - 1)
         saved = (needs[0] - needs[1]) / most
@@ -155,11 +154,11 @@ class TokenBudgetFinder(Callback):
 
     @staticmethod
     def _by_estimate(trial: StepTrial, least: int, most: int) -> int:
-        of_any, of_token = trial.peak_per_token(least)
-        free = trial.usable_bytes - of_any
-        if free < least * of_token:
-            raise UserError(_too_large(least, f"{(least * of_token - free) / 1e9:.1f} GB more than there is"))
-        return min(most, int(free / of_token))
+        needs, free = trial.needs(least), trial.usable_bytes
+        if needs.of(least) > free:
+            gigabytes = f"{needs.of(least) / 1e9:.1f} GB where {free / 1e9:.1f} GB can be used"
+            raise UserError(_too_large(least, gigabytes))
+        return min(most, needs.most_tokens(free))
 
     @staticmethod
     def _by_trial(trial: StepTrial, least: int, most: int) -> int:

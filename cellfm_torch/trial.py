@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,27 @@ from cellfm_torch.memory import CPU_FRAGMENTATION, HEAD_ROOM, available_memory
 
 ADAM_STATES = 2
 """Tensors of a weight's size that the optimiser keeps for it."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes of a batch as linear functions of its tokens, of which the largest counts.
+
+    Attributes
+    ----------
+    lines : pairs of float
+        Bytes of any batch, and of each token.
+    """
+
+    lines: tuple[tuple[float, float], ...]
+
+    def of(self, tokens: int) -> float:
+        """Bytes of a batch of so many tokens."""
+        return max(fixed + slope * tokens for fixed, slope in self.lines)
+
+    def most_tokens(self, num_bytes: float) -> int:
+        """Return the largest number of tokens that need no more."""
+        return int(min((num_bytes - fixed) / slope for fixed, slope in self.lines))
 
 
 class StepTrial:
@@ -71,8 +93,8 @@ class StepTrial:
         with self._budget(tokens) as loader:
             return next(iter(loader)).to(self.device)
 
-    def run(self, batch: Any) -> None:
-        """Do the step. Gradients are dropped at its end."""
+    def run(self, batch: Any, *, ledger: Ledger | None = None) -> None:
+        """Do the step, within `ledger`. Gradients are dropped at its end."""
         module, was_training = self.module, self.module.training
         module.train()
         # Outside Lightning's loops there is nowhere to log to.
@@ -84,20 +106,27 @@ class StepTrial:
             loss = result["loss"] if isinstance(result, dict) else result
             if not isinstance(loss, Tensor):
                 raise UserError(f"{type(module).__name__} returns no loss to try out: give data.token_budget a number")
-            loss.backward()
+            if ledger is None:
+                loss.backward()
+            else:
+                ledger.backward(loss, module.parameters())
         finally:
             del module.log, module.log_dict
             module.train(was_training)
             module.zero_grad(set_to_none=True)
 
-    def peak(self, batch: Any) -> float:
-        """Bytes of this batch at the peak of its step; weights, gradients and optimiser are not among them."""
-        with Ledger(p.shape for p in self.module.parameters()) as ledger:
-            self.run(batch)
-        return ledger.peak * (CPU_FRAGMENTATION if self.device.type == "cpu" else 1)
+    def peaks(self, batch: Any) -> tuple[float, float]:
+        """Bytes of this batch at the peak of its forward and of its backward pass.
 
-    def peak_per_token(self, tokens: int) -> tuple[float, float]:
-        """Bytes of a batch as (of any batch, of each token), from batches of two sizes.
+        Weights, gradients and optimiser are not among them.
+        """
+        with Ledger() as ledger:
+            self.run(batch, ledger=ledger)
+        factor = CPU_FRAGMENTATION if self.device.type == "cpu" else 1.0
+        return factor * ledger.peak, factor * ledger.backward_peak
+
+    def needs(self, tokens: int) -> Needs:
+        """Return the bytes of a batch by its tokens, from batches of two sizes.
 
         Parameters
         ----------
@@ -105,6 +134,9 @@ class StepTrial:
             The smaller budget.
         """
         batches = [self.batch(tokens), self.batch(2 * tokens)]
-        (x, y), (n, m) = map(self.peak, batches), (batch.num_genes for batch in batches)
-        slope = (y - x) / (m - n) if m > n else y / max(m, 1)
-        return max(0.0, y - slope * m), slope
+        small, large = (batch.num_genes for batch in batches)
+        lines = []
+        for x, y in zip(*map(self.peaks, batches), strict=True):
+            slope = (y - x) / (large - small) if large > small else y / large
+            lines.append((max(0.0, y - slope * large), slope))
+        return Needs(tuple(lines))

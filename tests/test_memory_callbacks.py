@@ -85,7 +85,7 @@ def test_budget_fills_the_memory_there_is(
     # What a batch of that budget really needs, beside gradients and moments: all but the share that stays free.
     trial = StepTrial(run, task)
     batch = trial.batch(budget)
-    full = trial.peak(batch) * budget / batch.num_genes  # the sampler deals out equal batches, below the budget
+    full = max(trial.peaks(batch)) * budget / batch.num_genes  # the sampler deals out equal batches, below the budget
     needed = full + trial.gradient_bytes + trial.state_bytes
     # 3 %: what does not grow with tokens is fitted from small batches.
     assert needed == pytest.approx((1 - HEAD_ROOM) * free, rel=0.03)
@@ -101,7 +101,7 @@ def test_trying_out_changes_nothing(network: CellFM, data_of: Make, tmp_path: Pa
     before = {name: x.clone() for name, x in network.state_dict().items()}
     torch.manual_seed(5)
     trial = StepTrial(run, task)
-    assert trial.peak(trial.batch(1000)) > trial.peak(trial.batch(300)) > 0
+    assert trial.peaks(trial.batch(1000)) > trial.peaks(trial.batch(300)) > (0, 0)
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(1))
@@ -233,8 +233,7 @@ class Probe(pl.Callback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         trial = StepTrial(trainer, pl_module)
-        of_any, of_token = trial.peak_per_token(200)
-        self.needs = of_any + of_token * self.budget
+        self.needs = trial.needs(200).of(self.budget)
         self.fixed = trial.gradient_bytes + trial.state_bytes
 
 

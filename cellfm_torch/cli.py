@@ -80,6 +80,12 @@ VERBS: dict[str, Verb] = {
         None,
         "cellfm convert CellFM_80M_weight.ckpt",
     ),
+    "estimate": Verb(
+        "cellfm_torch.estimate",
+        "memory, arithmetic and expected speed of a model",
+        None,
+        "cellfm estimate 800m --tokens 65536 --dtype bfloat16 --rate 600",
+    ),
 }
 
 

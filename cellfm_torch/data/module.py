@@ -8,16 +8,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from functools import cached_property
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from cellfm_torch.batch import InputSpec
 from cellfm_torch.data import transforms
+from cellfm_torch.data.budget import TokenBudgetDataModule
 from cellfm_torch.data.dataset import CellDataset, CellLoader
 from cellfm_torch.data.files import PathLike
 from cellfm_torch.data.genes import GeneVocab
@@ -30,7 +30,7 @@ SPLIT_STREAM = 4
 """First word of the seed of the split (see ORDER_STREAM)."""
 
 
-class CellDataModule(LightningDataModule):
+class CellDataModule(TokenBudgetDataModule):
     """Cells of h5ad files as batches for one model; works without a Trainer too.
 
     Parameters
@@ -58,7 +58,7 @@ class CellDataModule(LightningDataModule):
     downsample
         Lower the read depth of half of the cells in the input; by default where the model reads depths.
     token_budget
-        Most gene tokens per batch (and device).
+        Most gene tokens per batch (and device), or ``"auto"``; see :class:`TokenBudgetDataModule`.
     label
         Column of ``obs`` with the class of each cell; None for no labels.
     num_workers
@@ -87,18 +87,18 @@ class CellDataModule(LightningDataModule):
         mask_fraction: float = 0.2,
         hidden_share: float = 0.8,
         downsample: bool | None = None,
-        token_budget: int = 16384,
+        token_budget: int | Literal["auto"] = 16384,
         label: str | None = None,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(token_budget)
         for name, share in {"mask_fraction": mask_fraction, "hidden_share": hidden_share}.items():
             if not 0 < share <= 1:
                 raise UserError(f"data.{name}={share}: must be above 0 and at most 1")
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction={val_fraction}: must be between 0 and 1")
-        least = {"min_genes": (min_genes, 0), "token_budget": (token_budget, 1), "num_workers": (num_workers, 0)}
+        least = {"min_genes": (min_genes, 0), "num_workers": (num_workers, 0)}
         for name, (number, bound) in (least | {"seed": (seed, 0)}).items():
             if number < bound:
                 raise UserError(f"data.{name}={number}: must be at least {bound}")
@@ -126,7 +126,6 @@ class CellDataModule(LightningDataModule):
         self.mask_fraction = mask_fraction
         self.hidden_share = hidden_share
         self.downsample = input_spec.read_depth if downsample is None else downsample
-        self.token_budget = token_budget
         self.label = label
         self.num_workers = num_workers
         self.seed = seed
@@ -203,6 +202,11 @@ class CellDataModule(LightningDataModule):
         means[self.vocab.first_id :][number > 0] = sums[number > 0] / number[number > 0]
         return means
 
+    @property
+    def least_token_budget(self) -> int:
+        """Twice the longest cell."""
+        return 2 * int(self.predict_dataloader().sampler.lengths.max())
+
     def setup(self, stage: str | None = None) -> None:
         """Read the files and split the cells, once; every wrong option is found here, before anything is written."""
         if stage == "predict":
@@ -225,7 +229,7 @@ class CellDataModule(LightningDataModule):
         )
         sampler = TokenBudgetSampler(
             dataset.lengths,
-            token_budget=self.token_budget,
+            token_budget=self.token_budget or 2 * int(dataset.lengths.max()),
             seed=self.seed,
             shuffle=shuffle,
             rank=self.trainer.global_rank if self.trainer else 0,

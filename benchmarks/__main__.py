@@ -24,21 +24,15 @@ def parser() -> argparse.ArgumentParser:
     made = OneLineParser(prog="python -m benchmarks", description=__doc__)
     made.add_argument("theme", choices=THEMES)
     made.add_argument("--peer", type=Path, help="a checkout of biomed-AI/CellFM-torch to run beside")
-    made.add_argument(
-        "--output", type=Path, default=RESULTS, help="folder of the results (default: benchmarks/results)"
-    )
+    made.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     made.add_argument("--model", default="80m", help="preset (default: 80m)")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="below float32 by autocast")
     made.add_argument("--repeats", type=int, help=f"turns (default: {DEFAULT_REPEATS})")
-    made.add_argument(
-        "--cells", type=int, help="of PBMC3k (default: all for embed, as many as there are turns of train)"
-    )
+    made.add_argument("--cells", type=int, help="of PBMC3k (default: all for embed, a batch per turn for train)")
     made.add_argument("--token-budget", type=int, default=16384, help="gene tokens per batch (default: 16384)")
     made.add_argument("--peer-cells", type=int, default=4, help="cells per call of the peer (default: 4)")
-    made.add_argument(
-        "--lengths", type=lengths, default=(), help="genes per cell of retention and memory: 512,1024,..."
-    )
+    made.add_argument("--lengths", type=lengths, default=(), help="genes per cell, for retention and memory: 512,1024")
     made.add_argument("--threads", type=int, default=2, help="of a CPU (default: 2)")
     made.add_argument("--seed", type=int, default=0)
     return made

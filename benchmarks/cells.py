@@ -81,6 +81,7 @@ def padded_cells(batch: CellBatch, length: int) -> CellBatch:
         parts.append(
             dataclasses.replace(
                 one,
+                offsets=one.offsets.new_tensor([0, one.num_genes + more]),
                 gene_ids=torch.cat([one.gene_ids, one.gene_ids.new_zeros(more)]),
                 values=torch.cat([one.values, one.values.new_zeros(more)]),
                 hidden=torch.cat([one.hidden, one.hidden.new_ones(more)]),

@@ -72,6 +72,7 @@ class Peak:
 
     @property
     def above(self) -> int:
+        """What came on top of the start."""
         return self.highest - self.start
 
 

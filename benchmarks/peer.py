@@ -154,15 +154,16 @@ class Peer:
             self.network.eval()
 
     def corrected_embedding(self, x: Padded) -> Tensor:
+        """Return the cls embeddings (B, D), corrected."""
         with self.corrected(), torch.no_grad():
             return self.network.encode(x.expression, x.genes, x.depths, x.valid)[0][:, 0]
 
     def corrected_gradients(self, x: Padded) -> tuple[float, dict[str, Tensor]]:
-        """Return loss and gradients by our names."""
+        """Return the corrected loss and its gradients, by its own names."""
         with self.corrected():
             self.network.zero_grad(set_to_none=True)
             loss = self._loss(x)
             loss.backward()
         grads = {name: p.grad for name, p in self.network.named_parameters() if p.grad is not None}
         self.network.zero_grad(set_to_none=True)
-        return float(loss), grads
+        return float(loss.detach()), grads

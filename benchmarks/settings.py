@@ -33,6 +33,7 @@ class Settings:
 
     @property
     def torch_dtype(self) -> torch.dtype:
+        """The dtype asked for."""
         return DTYPES[self.dtype]
 
     @contextlib.contextmanager
@@ -42,5 +43,6 @@ class Settings:
             yield
 
     def as_json(self) -> dict[str, Any]:
+        """Return what a result says of its options."""
         hidden = {"output", "peer"}  # paths of somebody's machine say nothing
         return {k: v for k, v in asdict(self).items() if k not in hidden} | {"with_peer": self.peer is not None}

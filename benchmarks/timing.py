@@ -43,6 +43,7 @@ class Side:
     work: list[Work] = field(default_factory=list)
 
     def run(self, turn: int, device: str) -> None:
+        """Time one call."""
         done: list[Work] = []
         self.seconds.append(seconds_of(lambda: done.append(self.call(turn)), device))
         self.work.append(done[0])
@@ -60,6 +61,7 @@ class Side:
         return statistics.median(self.rate(i) / other.rate(i) for i in range(len(self.seconds)))
 
     def spread_to(self, other: Side) -> tuple[float, float]:
+        """Least and largest ratio of a turn."""
         ratios = [self.rate(i) / other.rate(i) for i in range(len(self.seconds))]
         return min(ratios), max(ratios)
 

@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 
 from cellfm_torch.batch import InputSpec
 from cellfm_torch.data import transforms
-from cellfm_torch.data.dataset import CellDataset, CellLoader
+from cellfm_torch.data.dataset import CellDataset
 from cellfm_torch.data.files import PathLike
 from cellfm_torch.data.genes import GeneVocab
+from cellfm_torch.data.loader import CellLoader
+from cellfm_torch.data.order import BlockOrder
 from cellfm_torch.data.reader import Cells, CountsKind, DuplicatesRule, read_cells
 from cellfm_torch.data.report import print_report
 from cellfm_torch.data.sampler import TokenBudgetSampler
+from cellfm_torch.data.split import split_cells
+from cellfm_torch.data.table import MemoryTable
 from cellfm_torch.errors import UserError, nearest
-
-SPLIT_STREAM = 4
-"""First word of the seed of the split (see ORDER_STREAM)."""
 
 
 class CellDataModule(LightningDataModule):
@@ -163,17 +164,15 @@ class CellDataModule(LightningDataModule):
         return () if self._classes is None else tuple(str(name) for name in self._classes.categories)
 
     @cached_property
+    def table(self) -> MemoryTable:
+        """The cells kept, as batches are made from them."""
+        return MemoryTable(self.cells.counts)
+
+    @cached_property
     def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the training and of the validation cells, both ascending."""
-        total = len(self.cells)
-        held_out = round(self.val_fraction * total)
-        if not 0 < held_out < total:
-            raise UserError(
-                f"data.val_fraction={self.val_fraction} of {total:,} cells leaves {total - held_out:,} to train on and "
-                f"{held_out:,} to validate on: change it, or give more cells"
-            )
-        order = np.random.default_rng([SPLIT_STREAM, self.seed]).permutation(total)
-        return np.sort(order[held_out:]), np.sort(order[:held_out])
+        held_out = split_cells(len(self.cells), self.val_fraction, seed=self.seed)
+        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
     @property
     def train_cells(self) -> NDArray[np.int64]:
@@ -211,9 +210,11 @@ class CellDataModule(LightningDataModule):
             self.train_dataloader()
             self.val_dataloader()
 
-    def _loader(self, rows: NDArray[np.int64], *, shuffle: bool = False, targets: bool = True) -> CellLoader:
+    def _loader(
+        self, rows: NDArray[np.int64] | None = None, *, shuffle: bool = False, targets: bool = True
+    ) -> CellLoader:
         dataset = CellDataset(
-            self.cells,
+            self.table,
             self.input_spec,
             rows=rows,
             mask_fraction=self.mask_fraction if targets else None,
@@ -226,8 +227,7 @@ class CellDataModule(LightningDataModule):
         sampler = TokenBudgetSampler(
             dataset.lengths,
             token_budget=self.token_budget,
-            seed=self.seed,
-            shuffle=shuffle,
+            order=BlockOrder(dataset.blocks, seed=self.seed, shuffle=shuffle),
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
@@ -249,4 +249,4 @@ class CellDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> CellLoader:
         """Return all cells kept, in file order, as they are: nothing hidden, nothing downsampled, no targets."""
-        return self._loader(np.arange(len(self.cells)), targets=False)
+        return self._loader(targets=False)

@@ -65,6 +65,18 @@ def derive(keys: NDArray[np.integer], *words: int | NDArray[np.integer]) -> Keys
 
 
 @compiled
+def sum_by_cell(offsets: NDArray[np.int64], counts: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return the sum of (N,) counts in each cell, (B,)."""
+    out = np.empty(len(offsets) - 1)
+    for b in range(len(out)):
+        total = 0
+        for n in range(offsets[b], offsets[b + 1]):
+            total += counts[n]
+        out[b] = total
+    return out
+
+
+@compiled
 def downsample(offsets: NDArray[np.int64], counts: NDArray[np.int32], keys: Keys) -> NDArray[np.int32]:
     """See :func:`cellfm_torch.data.transforms.downsample`."""
     out = counts.copy()

@@ -16,7 +16,7 @@ from cellfm_torch.data.dataset import CellDataset, Fetched
 from cellfm_torch.data.sampler import FetchPlan, TokenBudgetSampler
 from cellfm_torch.errors import UserError
 
-PIECE_TOKENS = 500_000
+PIECE_TOKENS = 100_000
 """Gene tokens that are prepared at a time, about: few enough for the cache, many enough for Python not to matter."""
 
 In = TypeVar("In")

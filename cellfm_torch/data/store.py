@@ -163,15 +163,12 @@ class Store:
             return self.source_of_cell
         if name not in self.columns:
             raise KeyError(name)
-        parts = []
-        for i, source in enumerate(self.sources):
-            part = self._read_obs(i, name) if name in source["obs_columns"] else [None] * source["cells"]
-            parts.append(pd.Series(part))
-        if any(isinstance(part.dtype, pd.CategoricalDtype) or part.dtype == object for part in parts):
-            texts = [part.astype("category").cat.rename_categories(str) for part in parts]
-            joined: Any = union_categoricals(texts, sort_categories=True)
-        else:
-            joined = np.concatenate([part.to_numpy() for part in parts])
+        there = [name in source["obs_columns"] for source in self.sources]
+        parts = [
+            pd.Series(self._read_obs(i, name) if there[i] else np.full(source["cells"], np.nan))
+            for i, source in enumerate(self.sources)
+        ]
+        joined = join_columns(parts)
         return joined if self._kept is None else joined[self._kept]
 
     def _read_obs(self, source: int, name: str) -> Any:
@@ -196,6 +193,14 @@ class Store:
             names.append(np.asarray(self._read_obs(i, index), dtype=object))
         joined = np.concatenate(names)
         return joined if self._kept is None else joined[self._kept]
+
+
+def join_columns(parts: list[pd.Series]) -> Any:
+    """Lay columns end to end: as numbers where all are numbers (NaN where there is none), otherwise as categories."""
+    if all(pd.api.types.is_numeric_dtype(part.dtype) for part in parts):
+        return np.concatenate([part.to_numpy() for part in parts])
+    texts = [part.astype("category").cat.rename_categories(str) for part in parts]
+    return union_categoricals(texts, sort_categories=True)
 
 
 def damage(shard: Shard) -> str | None:

@@ -33,6 +33,8 @@ class StoreTable:
         The model's genes.
     min_genes, max_genes
         Cells with fewer or more expressed genes of the vocabulary are left out; None for no upper limit.
+    block_size
+        Cells that stay together in a shuffle, at least those that were compressed together.
 
     Attributes
     ----------
@@ -45,7 +47,9 @@ class StoreTable:
         If a shard is damaged, no gene of the store is in the vocabulary, or no cell is kept.
     """
 
-    def __init__(self, store: Store, vocab: GeneVocab, *, min_genes: int = 0, max_genes: int | None = None) -> None:
+    def __init__(
+        self, store: Store, vocab: GeneVocab, *, min_genes: int = 0, max_genes: int | None = None, block_size: int = 1
+    ) -> None:
         self.store = store
         self.num_genes = len(vocab)
         self._lookup = gene_lookup(store.genes, vocab)
@@ -68,7 +72,9 @@ class StoreTable:
             )
         self.rows = None if kept.all() else np.flatnonzero(kept)
         self.lengths = lengths if self.rows is None else lengths[self.rows]
-        self.blocks = self._first if self.rows is None else np.unique(np.searchsorted(self.rows, self._first))
+        joined = max(1, block_size // store.header["block_cells"])
+        first = np.append(self._first[:-1][::joined], self._first[-1])
+        self.blocks = first if self.rows is None else np.unique(np.searchsorted(self.rows, first))
 
     def _open(self) -> NDArray[np.uint16]:
         """Read the indices of all shards; returns the genes of each cell of the store over the vocabulary, (m,)."""

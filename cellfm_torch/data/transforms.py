@@ -33,9 +33,10 @@ def cell_of_gene(offsets: Ints) -> Ints:
     return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
-def sum_by_cell(offsets: Ints, values: Ints | Floats) -> Floats:
-    """Return the sum of (N,) values in each cell, (B,) float64."""
-    return np.diff(np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])[offsets])
+def sum_by_cell(offsets: Ints, counts: Ints) -> NDArray[np.float64]:
+    """Return the sum of (N,) counts in each cell, (B,)."""
+    sums: NDArray[np.float64] = compiled.sum_by_cell(_int64(offsets), _int32(counts))
+    return sums
 
 
 def sample_genes(offsets: Ints, counts: Ints, max_genes: int, *, keys: Keys) -> tuple[Int64, Int64]:

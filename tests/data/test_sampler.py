@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 
 from cellfm_torch.data.order import BlockOrder
 from cellfm_torch.data.sampler import FetchPlan, TokenBudgetSampler, cut
-from cellfm_torch.data.table import even_blocks
 from cellfm_torch.errors import UserError
+
+
+def even_blocks(cells: int, size: int) -> np.ndarray:
+    """Blocks of `size` cells and a shorter last one."""
+    return np.append(np.arange(0, cells, size), cells)
 
 
 def batches(sampler: TokenBudgetSampler) -> list[np.ndarray]:

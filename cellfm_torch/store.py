@@ -67,7 +67,9 @@ def _verify(options: Any) -> int:
         print(f"error: {problem}", file=sys.stderr)
     if problems:
         return 2
-    console.print(f"{store.path}: {len(store):,} cells in {len(store.shards):,} shards, all as they were written")
+    console.print(
+        f"{store.path}: {len(store):,} cells in {len(store.shards):,} shards, all as they were written", soft_wrap=True
+    )
     return 0
 
 

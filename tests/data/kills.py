@@ -42,7 +42,10 @@ OPTIONS = StoreOptions(read=ReadOptions(min_genes=1), shard_cells=32, block_cell
 BATCH_SECONDS = 0.002
 """What the consumer of a batch takes, so that kills fall between batches and within them."""
 
-Kill = Callable[[Callable[[], None], float], bool]
+
+def quietly(sources: list[Path], folder: Path) -> None:
+    """Prepare a store."""
+    store_write.prepare(sources, folder, OPTIONS, lambda *_: None)
 
 
 def make_files(folder: Path, number: int) -> list[Path]:
@@ -131,7 +134,7 @@ def kill_preparing(folder: Path, kills: int, *, seed: int, files: int = 12, comm
     sources = make_files(folder, files)
     plain = folder / "plain"
     began = time.monotonic()
-    store_write.prepare(sources, plain, OPTIONS, lambda *_: None)
+    quietly(sources, plain)
     lasts = time.monotonic() - began
     expected, entries = contents(plain), Store(plain).sources
     target, killed, stores = folder / "killed", 0, 0
@@ -144,20 +147,17 @@ def kill_preparing(folder: Path, kills: int, *, seed: int, files: int = 12, comm
             if command:
                 done = command_and_kill(typed, rng.uniform(1.0, 6.0), group=rng.random() < 0.5)
             else:
-                done = run_and_kill(
-                    lambda: store_write.prepare(sources, target, OPTIONS, lambda *_: None) and None,
-                    rng.uniform(0, 1.1 * lasts),
-                )
+                done = run_and_kill(partial(quietly, sources, target), rng.uniform(0, 1.1 * lasts))
             if done:
                 break
             killed += 1
             finished_at_kill[check_unfinished(target)] += 1
             if killed >= kills and not command:
-                store_write.prepare(sources, target, OPTIONS, lambda *_: None)
+                quietly(sources, target)
                 break
         if command:
             time.sleep(0.3)  # processes whose parent was killed notice it at their next block
-        store_write.prepare(sources, target, OPTIONS, lambda *_: None)
+        quietly(sources, target)
         assert contents(target) == expected, "the store differs from one that was prepared in peace"
         assert Store(target).sources == entries
         stores += 1
@@ -200,7 +200,7 @@ def kill_loading(folder: Path, kills: int, *, seed: int, epochs: int = 2) -> dic
     """Load epochs of a store under kills until there were enough; returns what happened."""
     rng = random.Random(seed)
     store = folder / "store"
-    store_write.prepare(make_files(folder, 20), store, OPTIONS, lambda *_: None)
+    quietly(make_files(folder, 20), store)
     began = time.monotonic()
     load(store, folder / "plain.jsonl", 0, epochs)
     lasts = time.monotonic() - began

@@ -1,0 +1,193 @@
+"""One source into shards of a prepared store.
+
+Shapes: b cells of a block, G genes of the store, V genes of a vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from cellfm_torch.data import counts as ops
+from cellfm_torch.data import store_input
+from cellfm_torch.data.genes import GeneVocab
+from cellfm_torch.data.store import gene_lookup, lookup_name
+from cellfm_torch.data.store_codec import count_expressed, sharing
+from cellfm_torch.data.store_quality import Quality
+from cellfm_torch.data.store_shard import ShardWriter
+from cellfm_torch.errors import UserError
+from cellfm_torch.paths import VOCAB
+
+READ_CELLS = 4096
+"""Cells of a source that are in memory at a time, where its format permits."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What it takes to prepare one source.
+
+    Attributes
+    ----------
+    number : int
+        Its place in the store.
+    source : Path
+    folder : Path
+        The store.
+    genes : tuple of str
+        Symbols of the store.
+    options : dict
+        How sources are read.
+    known : dict
+        Sources that the store has already, by checksum.
+    min_genes : int
+        Cells with fewer genes of the store are left out.
+    shard_cells, block_cells : int
+        Cells per shard and per block.
+    """
+
+    number: int
+    source: Path
+    folder: Path
+    genes: tuple[str, ...] = field(repr=False)
+    options: dict[str, Any]
+    known: dict[str, str] = field(repr=False)
+    min_genes: int
+    shard_cells: int
+    block_cells: int
+
+
+class VocabularyLengths:
+    """Numbers of expressed genes over the bundled vocabularies, so that loading need not count them."""
+
+    def __init__(self, genes: tuple[str, ...]) -> None:
+        vocabularies = [GeneVocab.from_file(path) for path in sorted(VOCAB.glob("genes_*.txt"))]
+        lookups = [gene_lookup(genes, vocab) for vocab in vocabularies]
+        self._lookups = {lookup_name(lookup): (lookup, sharing(lookup)) for lookup in lookups}
+
+    def columns(self, counts: sp.csr_matrix, totals: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+        """Return what the index of a shard keeps of cells, given their counts (b, G) and totals (b,)."""
+        columns: dict[str, NDArray[Any]] = {"totals": totals.astype("<f8")}
+        indptr, genes = counts.indptr.astype(np.int64), counts.indices.astype(np.int32, copy=False)
+        numbers, divisors = counts.data.astype(np.int32), np.maximum(1.0, totals / ops.MOST_COUNTS)
+        for name, (lookup, shared) in self._lookups.items():
+            columns[name] = count_expressed(indptr, genes, numbers, divisors, lookup, shared).astype("<u2")
+        return columns
+
+
+def prepare_source(job: Job, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Write the shards and annotations of a source, and return its entry of the manifest.
+
+    Every file appears complete or not at all; until the entry is in the manifest, the store does not know them.
+
+    Parameters
+    ----------
+    progress
+        Called with cells done and cells of the source.
+
+    Raises
+    ------
+    UserError
+        If the source cannot be used, or has changed while it was read.
+    """
+    before = store_input.fingerprint(job.source)
+    checksum = store_input.checksum(job.source)
+    if checksum in job.known:
+        return repeat(job, checksum, before)
+    vocab = GeneVocab(job.genes)
+    source = store_input.open_input(job.source, vocab, job.options, size=READ_CELLS)
+    progress(0, source.num_cells)
+    lengths, quality = VocabularyLengths(job.genes), Quality(job.genes)
+    kept_parts: list[NDArray[np.bool_]] = []
+    shards: list[dict[str, Any]] = []
+    done = 0
+    writer: ShardWriter | None = None
+    for counts, totals in source.blocks:
+        number = np.diff(counts.indptr)
+        keep = number >= max(job.min_genes, 1)
+        kept_parts.append(keep)
+        counts, totals, done = counts[keep], totals[keep], done + len(keep)
+        quality.add(counts, totals)
+        while counts.shape[0]:
+            writer = writer or _new_shard(job, len(shards))
+            room = job.shard_cells - writer.cells
+            writer.add(counts[:room], lengths.columns(counts[:room], totals[:room]))
+            counts, totals = counts[room:], totals[room:]
+            if writer.cells == job.shard_cells:
+                shards.append(_finish(writer))
+                writer = None
+        progress(done, source.num_cells)
+    if writer is not None:
+        shards.append(_finish(writer))
+    if store_input.fingerprint(job.source) != before:
+        raise UserError(f"{job.source}: has changed while it was read: prepare it again when it is complete")
+    kept = np.concatenate(kept_parts)
+    if not shards:
+        raise UserError(
+            f"{job.source}: none of its {len(kept):,} cells expresses {job.min_genes} genes of the store: "
+            "give min_genes=NUMBER to keep them"
+        )
+    obs = _write_obs(job, source.obs[kept])
+    return {
+        "kind": "source",
+        "number": job.number,
+        "source": str(job.source),
+        "sha256": checksum,
+        **before,
+        "cells": int(kept.sum()),
+        "cells_read": len(kept),
+        "dropped": {f"with fewer than {job.min_genes} genes": int((~kept).sum())} if not kept.all() else {},
+        **source.genes,
+        "options": job.options,
+        "min_genes": job.min_genes,
+        "shards": shards,
+        **obs,
+        "quality": quality.summary(),
+    }
+
+
+def repeat(job: Job, checksum: str, fingerprint: dict[str, int], of: str | None = None) -> dict[str, Any]:
+    """Return the entry of a source with the same contents as one that the store has."""
+    of = job.known[checksum] if of is None else of
+    return {"kind": "repeat", "source": str(job.source), "sha256": checksum, **fingerprint, "of": of}
+
+
+def _new_shard(job: Job, index: int) -> ShardWriter:
+    name = f"{job.number:05}-{index:03}.cells"
+    # The process is part of the name: one that outlives a killed parent must not write into its successor's file.
+    return ShardWriter(job.folder / "shards" / f"{name}.{os.getpid()}.part", block_cells=job.block_cells)
+
+
+def _finish(writer: ShardWriter) -> dict[str, Any]:
+    sha256 = writer.close()
+    final = writer.path.with_suffix("").with_suffix("")
+    os.replace(writer.path, final)
+    return {"file": final.name, "cells": writer.cells, "bytes": final.stat().st_size, "sha256": sha256}
+
+
+def _write_obs(job: Job, obs: pd.DataFrame) -> dict[str, Any]:
+    """Write the annotations in AnnData's layout, and return what the manifest says of them."""
+    obs = obs.copy()
+    obs.columns = obs.columns.astype(str)
+    for name in obs.columns:
+        if obs[name].dtype == object:
+            obs[name] = obs[name].astype(str).where(obs[name].notna()).astype("category")
+    if obs.index.name is None or obs.index.name in obs.columns:
+        obs.index.name = "_index"
+    final = job.folder / "obs" / f"{job.number:05}.h5"
+    part = final.with_name(f"{final.name}.{os.getpid()}.part")
+    with h5py.File(part, "w") as file:
+        anndata.io.write_elem(file, "obs", obs, dataset_kwargs={"compression": "gzip"})
+    with part.open("rb+") as written:
+        os.fsync(written.fileno())
+    os.replace(part, final)
+    return {"obs": final.name, "obs_columns": list(obs.columns), "obs_index": str(obs.index.name)}

@@ -122,9 +122,7 @@ class GeneTable:
             raise UserError(f"{path}: no such gene table: make one with cellfm genes build HGNC_FILE") from None
         except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
             what = f" ({error})" if isinstance(error, OSError) and error.strerror else ""
-            raise UserError(
-                f"{path}: is not a gene table{what}: make one with cellfm genes build HGNC_FILE"
-            ) from None
+            raise UserError(f"{path}: is not a gene table{what}: make one with cellfm genes build HGNC_FILE") from None
 
     def merged(self, other: GeneTable) -> GeneTable:
         """Return this table with what another one knows besides: ids, previous symbols and aliases of the same genes.

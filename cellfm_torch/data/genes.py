@@ -22,7 +22,6 @@ from cellfm_torch.errors import UserError
 from cellfm_torch.files import write_text
 from cellfm_torch.paths import VOCAB
 
-
 MATCHED = ("symbol", "ensembl", "previous", "alias")
 """What a name can be matched by; a better kind comes first."""
 
@@ -43,12 +42,15 @@ class GeneMatch:
         has under a better name, and ``""``.
     mito : (V,) bool
         Which are mitochondrial genes, whether in the vocabulary or not.
+    table : str
+        What the table of names was made from.
     """
 
     names: tuple[str, ...]
     rows: NDArray[np.int64]
     kinds: tuple[str, ...]
     mito: NDArray[np.bool_]
+    table: str = ""
 
     @property
     def matched_by(self) -> dict[str, int]:
@@ -153,4 +155,4 @@ class GeneVocab:
         """
         table = table if isinstance(table, GeneTable) else find_table(table)
         given = tuple(str(name).strip() for name in names)
-        return GeneMatch(given, *match_names(given, self._position, table, rule=rule))
+        return GeneMatch(given, *match_names(given, self._position, table, rule=rule), table=table.source)

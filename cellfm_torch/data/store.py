@@ -165,13 +165,14 @@ class Store:
             raise KeyError(name)
         there = [name in source["obs_columns"] for source in self.sources]
         parts = [
-            pd.Series(self._read_obs(i, name) if there[i] else np.full(source["cells"], np.nan))
+            pd.Series(self.read_obs(i, name) if there[i] else np.full(source["cells"], np.nan))
             for i, source in enumerate(self.sources)
         ]
         joined = join_columns(parts)
         return joined if self._kept is None else joined[self._kept]
 
-    def _read_obs(self, source: int, name: str) -> Any:
+    def read_obs(self, source: int, name: str) -> Any:
+        """Return an annotation of the cells of a source, as AnnData would."""
         path = self.path / "obs" / self.sources[source]["obs"]
         try:
             with h5py.File(path) as file:
@@ -190,7 +191,7 @@ class Store:
         names = []
         for i, source in enumerate(self.sources):
             index = source["obs_index"]
-            names.append(np.asarray(self._read_obs(i, index), dtype=object))
+            names.append(np.asarray(self.read_obs(i, index), dtype=object))
         joined = np.concatenate(names)
         return joined if self._kept is None else joined[self._kept]
 

@@ -95,7 +95,11 @@ def decode(
     g = c = at = 0
     for row in range(len(lengths)):
         take = at < len(wanted) and wanted[at] == row
-        start = end = offsets[at] if take else 0
+        # Dividing may leave fewer genes than there is room for: such cells are made beside their place.
+        deep = take and divisors[at] > 1.0
+        to_genes = np.empty(lengths[row], dtype=np.int32) if deep else genes
+        to_counts = np.empty(lengths[row], dtype=np.int32) if deep else counts
+        start = end = 0 if deep or not take else offsets[at]
         gene = 0
         for _ in range(lengths[row]):
             if g >= len(gene_bytes) or c >= len(count_bytes):
@@ -124,25 +128,26 @@ def decode(
                 continue
             if shared[position]:
                 known = start
-                while known < end and genes[known] != position:
+                while known < end and to_genes[known] != position:
                     known += 1
                 if known < end:
-                    counts[known] += count
+                    to_counts[known] += count
                     continue
-            if end >= len(genes):
+            if end >= len(to_genes):
                 return False
-            genes[end], counts[end] = position, count
+            to_genes[end], to_counts[end] = position, count
             end += 1
         if not take:
             continue
-        if divisors[at] > 1.0:
-            kept = start
-            for n in range(start, end):
-                count = int(np.rint(counts[n] / divisors[at]))
+        if deep:
+            made, end = end, offsets[at]
+            for n in range(made):
+                count = int(np.rint(to_counts[n] / divisors[at]))
                 if count > 0:
-                    genes[kept], counts[kept] = genes[n], count
-                    kept += 1
-            end = kept
+                    if end >= len(genes):
+                        return False
+                    genes[end], counts[end] = to_genes[n], count
+                    end += 1
         at += 1
         if end != offsets[at]:
             return False

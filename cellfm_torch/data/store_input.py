@@ -1,77 +1,70 @@
-"""What a prepared store takes from a source: whole counts over its genes, block by block, and the annotations.
-
-Shapes: n cells of a source, b cells of a block, G genes of the store.
-"""
+"""What a prepared store takes from a source, and whether that has changed."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
-from numpy.typing import NDArray
 
 from cellfm_torch.data import counts as ops
 from cellfm_torch.data.files import choose_layer, gene_names, no_gene_matches, open_h5ad
 from cellfm_torch.data.genes import GeneVocab
-from cellfm_torch.data.reader import ReadOptions, _whole_counts
+from cellfm_torch.data.options import ReadOptions
+from cellfm_torch.data.reader import ReadOptions as OldOptions
+from cellfm_torch.data.reader import _whole_counts
+from cellfm_torch.data.source import CellBlock
 
 
-@dataclass(frozen=True)
-class Input:
-    """A source that is being read.
+class _Whole:
+    """A source that is read into memory as a whole."""
 
-    Attributes
-    ----------
-    num_cells : int
-        n.
-    obs : DataFrame, n rows
-        Annotations.
-    genes : dict
-        Numbers about its genes: ``genes_read``, ``genes_matched``, ``name_kind``.
-    blocks : iterator of ((b, G) CSR, (b,) float64)
-        Counts before any rescale, and the totals over all genes of the source.
-    """
+    def __init__(self, path: Path, vocab: GeneVocab, options: ReadOptions) -> None:
+        self.path = path
+        adata = open_h5ad(path)
+        matrix, self.var = choose_layer(adata, options.layer, file=path)
+        self.match = vocab.match(gene_names(self.var, options.genes.column, file=path))
+        if not self.match.matched:
+            raise no_gene_matches(self.match, self.var, vocab, file=path)
+        old = OldOptions(layer=options.layer, counts=options.counts, min_genes=options.min_genes)
+        csr, _ = _whole_counts(ops.to_csr(matrix), adata, self.match, path, old)
+        self.obs = adata.obs
+        self.n_cells = csr.shape[0]
+        self._counts = ops.to_vocabulary(csr, self.match, len(vocab), duplicates=options.genes.duplicates)
+        self._totals = np.asarray(csr.sum(axis=1), dtype=np.float64).ravel()
+        self._genes = np.diff(csr.indptr)
+        mito = np.array([name.startswith("MT-") for name in self.match.names])
+        self._mito = np.asarray(csr[:, np.flatnonzero(mito)].sum(axis=1)).ravel() / np.maximum(self._totals, 1) * 100
+        self._options = options
 
-    num_cells: int
-    obs: pd.DataFrame
-    genes: dict[str, Any]
-    blocks: Iterator[tuple[sp.csr_matrix, NDArray[np.float64]]]
+    def blocks(self, size: int) -> Iterator[CellBlock]:
+        for start in range(0, self.n_cells, size):
+            own = slice(start, min(start + size, self.n_cells))
+            counts = self._counts[own]
+            quality = pd.DataFrame(
+                {
+                    "n_genes_by_counts": self._genes[own],
+                    "total_counts": self._totals[own],
+                    "pct_counts_mt": self._mito[own],
+                }
+            )
+            kept = np.diff(counts.indptr) >= max(self._options.min_genes, 1)
+            yield CellBlock(start, counts, self._totals[own], quality, kept)
 
 
-def open_input(path: Path, vocab: GeneVocab, options: dict[str, Any], *, size: int) -> Input:
-    """Open a source; its counts come in blocks of `size` cells.
+def open_input(path: Path, vocab: GeneVocab, options: ReadOptions) -> Any:
+    """Open a source.
 
     Raises
     ------
     UserError
         If it is missing, damaged, without counts or without genes of the store.
     """
-    read = ReadOptions(**options)
-    adata = open_h5ad(path)
-    source, var = choose_layer(adata, read.layer, file=path)
-    match = vocab.match(gene_names(var, read.gene_column, file=path))
-    if not match.matched:
-        raise no_gene_matches(match, var, vocab, file=path)
-    matrix, _ = _whole_counts(ops.to_csr(source), adata, match, path, read)
-    mapped = ops.to_vocabulary(matrix, match, len(vocab), duplicates=read.duplicates)
-    totals = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
-    return Input(
-        num_cells=len(totals),
-        obs=adata.obs,
-        genes={
-            "genes_read": len(match.rows),
-            "genes_matched": int((match.rows >= 0).sum()),
-            "name_kind": match.kind,
-        },
-        blocks=((mapped[a : a + size], totals[a : a + size]) for a in range(0, len(totals), size)),
-    )
+    return _Whole(path, vocab, options)
 
 
 def fingerprint(path: Path) -> dict[str, int]:

@@ -5,6 +5,7 @@ Shapes: b cells of a block, G genes of the store, V genes of a vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from cellfm_torch.data import counts as ops
 from cellfm_torch.data import store_input
 from cellfm_torch.data.genes import GeneVocab
+from cellfm_torch.data.options import ReadOptions
 from cellfm_torch.data.store import gene_lookup, lookup_name
 from cellfm_torch.data.store_codec import count_expressed, sharing
 from cellfm_torch.data.store_quality import Quality
@@ -45,12 +47,10 @@ class Job:
         The store.
     genes : tuple of str
         Symbols of the store.
-    options : dict
-        How sources are read.
+    options : ReadOptions
+        How it is read.
     known : dict
         Sources that the store has already, by checksum.
-    min_genes : int
-        Cells with fewer genes of the store are left out.
     shard_cells, block_cells : int
         Cells per shard and per block.
     """
@@ -59,9 +59,8 @@ class Job:
     source: Path
     folder: Path
     genes: tuple[str, ...] = field(repr=False)
-    options: dict[str, Any]
+    options: ReadOptions
     known: dict[str, str] = field(repr=False)
-    min_genes: int
     shard_cells: int
     block_cells: int
 
@@ -103,20 +102,16 @@ def prepare_source(job: Job, progress: Callable[[int, int], None]) -> dict[str, 
     checksum = store_input.checksum(job.source)
     if checksum in job.known:
         return repeat(job, checksum, before)
-    vocab = GeneVocab(job.genes)
-    source = store_input.open_input(job.source, vocab, job.options, size=READ_CELLS)
-    progress(0, source.num_cells)
-    lengths, quality = VocabularyLengths(job.genes), Quality(job.genes)
-    kept_parts: list[NDArray[np.bool_]] = []
+    source = store_input.open_input(job.source, GeneVocab(job.genes), job.options)
+    progress(0, source.n_cells)
+    lengths, quality = VocabularyLengths(job.genes), Quality()
+    kept: list[NDArray[np.bool_]] = []
     shards: list[dict[str, Any]] = []
-    done = 0
     writer: ShardWriter | None = None
-    for counts, totals in source.blocks:
-        number = np.diff(counts.indptr)
-        keep = number >= max(job.min_genes, 1)
-        kept_parts.append(keep)
-        counts, totals, done = counts[keep], totals[keep], done + len(keep)
-        quality.add(counts, totals)
+    for block in source.blocks(READ_CELLS):
+        kept.append(block.kept)
+        counts, totals = block.counts[block.kept], block.totals[block.kept]
+        quality.add(block.quality[block.kept], counts)
         while counts.shape[0]:
             writer = writer or _new_shard(job, len(shards))
             room = job.shard_cells - writer.cells
@@ -125,32 +120,30 @@ def prepare_source(job: Job, progress: Callable[[int, int], None]) -> dict[str, 
             if writer.cells == job.shard_cells:
                 shards.append(_finish(writer))
                 writer = None
-        progress(done, source.num_cells)
+        progress(block.start + len(block.kept), source.n_cells)
     if writer is not None:
         shards.append(_finish(writer))
     if store_input.fingerprint(job.source) != before:
         raise UserError(f"{job.source}: has changed while it was read: prepare it again when it is complete")
-    kept = np.concatenate(kept_parts)
+    rows = np.concatenate(kept)
     if not shards:
         raise UserError(
-            f"{job.source}: none of its {len(kept):,} cells expresses {job.min_genes} genes of the store: "
-            "give min_genes=NUMBER to keep them"
+            f"{job.source}: none of its {len(rows):,} cells passes the filters: give lower ones, such as min_genes=1"
         )
-    obs = _write_obs(job, source.obs[kept])
     return {
         "kind": "source",
         "number": job.number,
         "source": str(job.source),
         "sha256": checksum,
         **before,
-        "cells": int(kept.sum()),
-        "cells_read": len(kept),
-        "dropped": {f"with fewer than {job.min_genes} genes": int((~kept).sum())} if not kept.all() else {},
-        **source.genes,
-        "options": job.options,
-        "min_genes": job.min_genes,
+        "cells": int(rows.sum()),
+        "cells_read": len(rows),
+        "genes_read": len(source.match.rows),
+        "genes_matched": int((source.match.rows >= 0).sum()),
+        "name_kind": source.match.kind,
+        "options": dataclasses.asdict(job.options),
         "shards": shards,
-        **obs,
+        **_write_obs(job, source.obs[rows]),
         "quality": quality.summary(),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ import numpy as np
 
 from cellfm_torch.data import store_input, store_manifest
 from cellfm_torch.data.genes import GeneVocab
+from cellfm_torch.data.options import ReadOptions
 from cellfm_torch.data.store_source import READ_CELLS, Job, prepare_source, repeat
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import write_text
@@ -36,9 +38,7 @@ class StoreOptions:
     Parameters
     ----------
     read
-        How sources are read: options of :class:`~cellfm_torch.data.module.CellDataModule` such as ``layer``.
-    min_genes
-        Cells with fewer genes of the store are left out.
+        How sources are read, and which of their cells are kept.
     genes
         File of gene symbols to keep besides those of the bundled vocabularies; of a new store only.
     shard_cells, block_cells
@@ -47,8 +47,7 @@ class StoreOptions:
         Sources read at the same time.
     """
 
-    read: dict[str, Any] = field(default_factory=dict)
-    min_genes: int = 10
+    read: ReadOptions = field(default_factory=ReadOptions)
     genes: str | None = None
     shard_cells: int = 65_536
     block_cells: int = 64
@@ -158,7 +157,7 @@ def _by_prevalence(genes: tuple[str, ...], sources: Sequence[Path], options: Sto
     vocab = GeneVocab(genes)
     for path in sources:
         try:
-            counts, _ = next(store_input.open_input(path, vocab, options.read, size=READ_CELLS).blocks)
+            counts = next(store_input.open_input(path, vocab, options.read).blocks(READ_CELLS)).counts
         except (UserError, StopIteration):  # reported when the source's turn comes
             continue
         number = np.bincount(counts.indices, minlength=len(genes))
@@ -183,6 +182,7 @@ def _plan(
     for path in dict.fromkeys(sources):
         if entry := done.get(str(path)):
             _check_unchanged(path, entry, folder)
+            _check_options(path, entry, options.read, folder)
             (outcome.known if entry["kind"] == "source" else outcome.repeated).append(entry)
             continue
         if str(path) not in planned:
@@ -197,7 +197,6 @@ def _plan(
                 genes=genes,
                 options=options.read,
                 known=dict(known),
-                min_genes=options.min_genes,
                 shard_cells=entries[0]["shard_cells"],
                 block_cells=entries[0]["block_cells"],
             )
@@ -215,6 +214,17 @@ def _check_unchanged(path: Path, entry: dict[str, Any], folder: Path) -> None:
         raise UserError(
             f"{path}: has changed since it was added to {folder}: prepare a new store, or give it a new name"
         )
+
+
+def _check_options(path: Path, entry: dict[str, Any], options: ReadOptions, folder: Path) -> None:
+    """Refuse to pass over a file whose cells would be others now."""
+    there, now = entry.get("options"), dataclasses.asdict(options)
+    if there is None or there == now:
+        return
+    changed = [f"{name}={there.get(name)} there, {now[name]} now" for name in now if there.get(name) != now[name]]
+    raise UserError(
+        f"{path}: is in {folder} already, read with other options ({', '.join(changed)}): prepare a new store"
+    )
 
 
 def _remove_leftovers(folder: Path) -> None:

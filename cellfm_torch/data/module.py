@@ -9,7 +9,7 @@ import functools
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,8 @@ from cellfm_torch.data.files import PathLike
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.loader import CellLoader
 from cellfm_torch.data.means import gene_means
-from cellfm_torch.data.reader import Cells, CountsKind, DuplicatesRule, read_cells
+from cellfm_torch.data.options import ReadOptions
+from cellfm_torch.data.reader import Cells, read_cells
 from cellfm_torch.data.sampler import TokenBudgetSampler
 from cellfm_torch.data.shares import plain_order, shuffled_order
 from cellfm_torch.data.split import split_cells, split_groups
@@ -41,16 +42,6 @@ class CellDataModule(LightningDataModule):
         One file, glob or prepared store, or a list of them.
     input_spec
         What the model eats: ``model.input_spec``.
-    layer
-        Matrix that holds the counts: None for ``X``, ``"raw"`` for ``raw.X``, else a name in ``layers``.
-    gene_column
-        Column of ``var`` with gene symbols or Ensembl ids; None for ``var_names``.
-    counts
-        ``"raw"``, or ``"recover"`` for log-normalised values.
-    duplicates
-        Several genes of one symbol: add them up (``"sum"``) or take the first (``"unique"``).
-    min_genes, max_genes
-        Cells with fewer or more expressed genes of the vocabulary are dropped; None for no upper limit.
     skip_damaged
         Leave out the cells of damaged shards of a store instead of refusing it; all of it is read to find them.
     weights
@@ -79,6 +70,8 @@ class CellDataModule(LightningDataModule):
         Threads that make batches ahead.
     seed
         Of split, order, masks, samples and downsampling.
+    reading
+        How files are read and which cells are kept: fields of :class:`~cellfm_torch.data.options.ReadOptions`.
 
     Raises
     ------
@@ -91,12 +84,6 @@ class CellDataModule(LightningDataModule):
         path: PathLike | Iterable[PathLike],
         *,
         input_spec: InputSpec,
-        layer: str | None = None,
-        gene_column: str | None = None,
-        counts: CountsKind = "raw",
-        duplicates: DuplicatesRule = "sum",
-        min_genes: int = 200,
-        max_genes: int | None = None,
         skip_damaged: bool = False,
         weights: Sequence[float] | None = None,
         val_fraction: float = 0.2,
@@ -111,6 +98,7 @@ class CellDataModule(LightningDataModule):
         label: str | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        **reading: Any,
     ) -> None:
         super().__init__()
         for name, share in {"mask_fraction": mask_fraction, "hidden_share": hidden_share}.items():
@@ -118,16 +106,12 @@ class CellDataModule(LightningDataModule):
                 raise UserError(f"data.{name}={share}: must be above 0 and at most 1")
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction={val_fraction}: must be between 0 and 1")
-        least = {"min_genes": (min_genes, 0), "token_budget": (token_budget, 1), "block_size": (block_size, 1)}
+        least = {"token_budget": (token_budget, 1), "block_size": (block_size, 1)}
         least |= {"fetch_cells": (fetch_cells, 1), "num_workers": (num_workers, 0), "seed": (seed, 0)}
         for name, (number, bound) in least.items():
             if number < bound:
                 raise UserError(f"data.{name}={number}: must be at least {bound}")
-        if max_genes is not None and max_genes < max(min_genes, 1):
-            raise UserError(f"data.max_genes={max_genes}: must be at least data.min_genes={min_genes}, or null")
-        for name, word, kind in (("counts", counts, CountsKind), ("duplicates", duplicates, DuplicatesRule)):
-            if word not in (choices := get_args(kind)):
-                raise UserError(f"data.{name}={word}: choose {' or '.join(choices)}{nearest(word, choices)}")
+        read = ReadOptions(**reading)
         if weights is not None:
             number = 1 if isinstance(path, str | os.PathLike) else len(path := list(path))
             if len(weights) != number or min(weights) <= 0:
@@ -142,18 +126,9 @@ class CellDataModule(LightningDataModule):
             collect,
             path,
             self.vocab,
-            read=functools.partial(
-                read_cells,
-                vocab=self.vocab,
-                layer=layer,
-                gene_column=gene_column,
-                counts=counts,
-                duplicates=duplicates,
-                min_genes=min_genes,
-                max_genes=max_genes,
-            ),
-            min_genes=min_genes,
-            max_genes=max_genes,
+            read=functools.partial(read_cells, vocab=self.vocab, **reading),
+            min_genes=read.min_genes,
+            max_genes=read.max_genes,
             skip_damaged=skip_damaged,
             block_size=block_size,
             separate=weights is not None,

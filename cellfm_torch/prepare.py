@@ -22,8 +22,9 @@ def prepare(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.data.files import find_files
+    from cellfm_torch.data.files import find_inputs
     from cellfm_torch.data.options import ReadOptions
+    from cellfm_torch.data.report import MOST_WARNINGS
     from cellfm_torch.data.store import Store
     from cellfm_torch.data.store_write import StoreOptions
     from cellfm_torch.data.store_write import prepare as add
@@ -35,7 +36,7 @@ def prepare(cfg: Any) -> int:
     for name in ("shard_cells", "block_cells", "processes"):
         if options[name] is not None and options[name] < 1:
             raise UserError(f"{name}={options[name]}: must be at least 1")
-    sources = find_files(options["sources"])
+    sources = find_inputs(options["sources"])
     folder = Path(options["output"]).expanduser()
     settings = StoreOptions(
         read=ReadOptions(**options["data"], genes=options["genes"]),
@@ -47,6 +48,11 @@ def prepare(cfg: Any) -> int:
     console = Console()
     with FileProgress(console, total=len(sources)) as progress:
         outcome = add(sources, folder, settings, progress)
+    warnings = [warning for entry in outcome.added for warning in entry["report"]["warnings"]]
+    for warning in warnings[:MOST_WARNINGS]:
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+    if len(warnings) > MOST_WARNINGS:
+        console.print(f"and {len(warnings) - MOST_WARNINGS:,} more warnings, in {folder}/qc.html", soft_wrap=True)
     for entry in outcome.repeated:
         console.print(f"left out: {entry['source']} has the same contents as {entry['of']}", soft_wrap=True)
     for _, problem in outcome.failed:

@@ -35,11 +35,11 @@ def _info(options: Any) -> int:
         table.add_column(heading, justify="right")
     listed = store.sources if options.all else store.sources[:MOST_SOURCES]
     for source in listed:
-        quality = source["quality"]
+        quality, report = source["quality"], source["report"]
         table.add_row(
             Path(source["source"]).name,
-            f"{source['cells']:,} of {source['cells_read']:,}",
-            f"{source['genes_matched']:,} of {source['genes_read']:,}",
+            f"{source['cells']:,} of {report['cells_read']:,}",
+            f"{report['genes_matched']:,} of {report['genes_read']:,}",
             f"{quality['counts_kept'] / max(quality['counts_read'], 1):.1%}",
             f"{quality['counts']['median']:,.0f}",
             f"{quality['genes']['median']:,.0f}",

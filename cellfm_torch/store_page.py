@@ -57,7 +57,7 @@ def write_page(store: Store, path: Path | None = None) -> Path:
 def render(store: Store) -> str:
     """Return the page as HTML that needs no other file."""
     cells = sum(source["cells"] for source in store.sources)
-    read = sum(source["cells_read"] for source in store.sources)
+    read = sum(source["report"]["cells_read"] for source in store.sources)
     counts = {kind: sum(s["quality"][f"counts_{kind}"] for s in store.sources) for kind in ("read", "kept")}
     size = sum(shard["bytes"] for source in store.sources for shard in source["shards"])
     summary = [
@@ -156,12 +156,12 @@ def _table(store: Store) -> str:
     order = sorted(store.sources, key=_kept)[:MOST_ROWS]
     rows = []
     for source in order:
-        quality, kept = source["quality"], _kept(source)
+        quality, report, kept = source["quality"], source["report"], _kept(source)
         numbers = (
             f"{source['cells']:,}",
-            f"{source['cells_read']:,}",
-            f"{source['genes_matched']:,}",
-            f"{source['genes_read']:,}",
+            f"{report['cells_read']:,}",
+            f"{report['genes_matched']:,}",
+            f"{report['genes_read']:,}",
             f"{kept:.1%}",
             f"{quality['counts']['median']:,.0f}",
             f"{quality['genes']['median']:,.0f}",
@@ -175,4 +175,6 @@ def _table(store: Store) -> str:
     if len(order) < len(store.sources):
         note += f" The first {len(order):,} of {len(store.sources):,} files."
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f"<p class='note'>{note}</p><div class='wide'>{table}</div>"
+    warnings = [warning for source in order for warning in source["report"]["warnings"]]
+    listed = "".join(f"<li>{html.escape(warning)}</li>" for warning in warnings)
+    return f"<p class='note'>{note}</p><div class='wide'>{table}</div>{f'<ul>{listed}</ul>' if listed else ''}"

@@ -21,7 +21,8 @@ from cellfm_torch.data.files import PathLike
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.reader import Cells
 from cellfm_torch.data.report import print_report
-from cellfm_torch.data.store import SOURCE_COLUMN, Store, is_store, join_columns
+from cellfm_torch.data.source import SOURCE_COLUMN
+from cellfm_torch.data.store import Store, is_store, join_columns
 from cellfm_torch.data.store_table import StoreTable
 from cellfm_torch.data.table import CellTable, JoinedTable, MemoryTable
 from cellfm_torch.errors import UserError

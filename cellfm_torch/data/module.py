@@ -27,8 +27,8 @@ from cellfm_torch.data.options import ReadOptions
 from cellfm_torch.data.reader import Cells, read_cells
 from cellfm_torch.data.sampler import TokenBudgetSampler
 from cellfm_torch.data.shares import plain_order, shuffled_order
+from cellfm_torch.data.source import SOURCE_COLUMN
 from cellfm_torch.data.split import split_cells, split_groups
-from cellfm_torch.data.store import SOURCE_COLUMN
 from cellfm_torch.data.table import CellTable
 from cellfm_torch.errors import UserError, nearest
 

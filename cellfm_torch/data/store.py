@@ -24,13 +24,10 @@ from numpy.typing import NDArray
 from pandas.api.types import union_categoricals
 
 from cellfm_torch.data import store_manifest
-from cellfm_torch.data.genes import GeneVocab
+from cellfm_torch.data.source import SOURCE_COLUMN
 from cellfm_torch.data.store_codec import Damaged
 from cellfm_torch.data.store_shard import file_sha256
 from cellfm_torch.errors import UserError
-
-SOURCE_COLUMN = "source_file"
-"""Column of obs with the file a cell is from."""
 
 
 def is_store(path: object) -> bool:
@@ -55,16 +52,6 @@ class Shard:
     cells: int
     sha256: str
     source: int
-
-
-def gene_lookup(genes: tuple[str, ...], vocab: GeneVocab) -> NDArray[np.int32]:
-    """Return the vocabulary position of each gene of a store, or -1, (G,)."""
-    return vocab.match(genes).rows.astype(np.int32)
-
-
-def lookup_name(lookup: NDArray[np.int32]) -> str:
-    """Return the name under which shards keep the number of expressed genes of a vocabulary."""
-    return f"expressed_{hashlib.sha256(lookup.astype('<i4').tobytes()).hexdigest()[:16]}"
 
 
 class Store:

@@ -188,13 +188,6 @@ def count_expressed(
     return out
 
 
-def sharing(lookup: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Return which vocabulary positions several genes of a store have."""
-    used = np.bincount(lookup[lookup >= 0], minlength=1)
-    shared: NDArray[np.bool_] = used > 1
-    return shared
-
-
 def encode(indptr: NDArray[np.integer], genes: NDArray[np.integer], counts: NDArray[np.integer]) -> bytes:
     """Return cells (n,) of CSR arrays as bytes; genes ascend within a cell and are below 65,536."""
     gene_bytes, count_bytes = _to_bytes(

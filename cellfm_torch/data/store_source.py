@@ -20,11 +20,12 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cellfm_torch.data import counts as ops
-from cellfm_torch.data import store_input
+from cellfm_torch.data.fingerprint import checksum, fingerprint
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
-from cellfm_torch.data.store import gene_lookup, lookup_name
-from cellfm_torch.data.store_codec import count_expressed, sharing
+from cellfm_torch.data.source import SOURCE_COLUMN, open_source
+from cellfm_torch.data.store_codec import count_expressed
+from cellfm_torch.data.store_genes import Lookups, lookup_name, named
 from cellfm_torch.data.store_quality import Quality
 from cellfm_torch.data.store_shard import ShardWriter
 from cellfm_torch.errors import UserError
@@ -43,10 +44,12 @@ class Job:
     number : int
         Its place in the store.
     source : Path
+    obs : dict
+        Annotations to give to each of its cells.
     folder : Path
         The store.
-    genes : tuple of str
-        Symbols of the store.
+    genes, synonyms : tuple of str
+        Symbols of the store, and those among them that are names of one gene.
     options : ReadOptions
         How it is read.
     known : dict
@@ -57,8 +60,10 @@ class Job:
 
     number: int
     source: Path
+    obs: dict[str, Any] = field(repr=False)
     folder: Path
     genes: tuple[str, ...] = field(repr=False)
+    synonyms: tuple[str, ...] = field(repr=False)
     options: ReadOptions
     known: dict[str, str] = field(repr=False)
     shard_cells: int
@@ -68,10 +73,10 @@ class Job:
 class VocabularyLengths:
     """Numbers of expressed genes over the bundled vocabularies, so that loading need not count them."""
 
-    def __init__(self, genes: tuple[str, ...]) -> None:
+    def __init__(self, genes: tuple[str, ...], synonyms: tuple[str, ...], bits: str) -> None:
         vocabularies = [GeneVocab.from_file(path) for path in sorted(VOCAB.glob("genes_*.txt"))]
-        lookups = [gene_lookup(genes, vocab) for vocab in vocabularies]
-        self._lookups = {lookup_name(lookup): (lookup, sharing(lookup)) for lookup in lookups}
+        lookups = [Lookups(genes, synonyms, vocab).of(bits) for vocab in vocabularies]
+        self._lookups = {lookup_name(lookup): (lookup, shared) for lookup, shared in lookups}
 
     def columns(self, counts: sp.csr_matrix, totals: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         """Return what the index of a shard keeps of cells, given their counts (b, G) and totals (b,)."""
@@ -98,20 +103,22 @@ def prepare_source(job: Job, progress: Callable[[int, int], None]) -> dict[str, 
     UserError
         If the source cannot be used, or has changed while it was read.
     """
-    before = store_input.fingerprint(job.source)
-    checksum = store_input.checksum(job.source)
-    if checksum in job.known:
-        return repeat(job, checksum, before)
-    source = store_input.open_input(job.source, GeneVocab(job.genes), job.options)
+    before, sha256 = fingerprint(job.source), checksum(job.source)
+    if sha256 in job.known:
+        return repeat(job, sha256, before)
+    source = open_source(job.source, GeneVocab(job.genes), job.options, obs=job.obs)
     progress(0, source.n_cells)
-    lengths, quality = VocabularyLengths(job.genes), Quality()
+    bits = named(job.genes, job.synonyms, source.match.rows)
+    lengths, quality = VocabularyLengths(job.genes, job.synonyms, bits), Quality()
     kept: list[NDArray[np.bool_]] = []
+    measured: list[pd.DataFrame] = []
     shards: list[dict[str, Any]] = []
     writer: ShardWriter | None = None
     for block in source.blocks(READ_CELLS):
         kept.append(block.kept)
         counts, totals = block.counts[block.kept], block.totals[block.kept]
-        quality.add(block.quality[block.kept], counts)
+        measured.append(block.quality[block.kept])
+        quality.add(measured[-1], counts)
         while counts.shape[0]:
             writer = writer or _new_shard(job, len(shards))
             room = job.shard_cells - writer.cells
@@ -123,9 +130,12 @@ def prepare_source(job: Job, progress: Callable[[int, int], None]) -> dict[str, 
         progress(block.start + len(block.kept), source.n_cells)
     if writer is not None:
         shards.append(_finish(writer))
-    if store_input.fingerprint(job.source) != before:
+    if fingerprint(job.source) != before:
         raise UserError(f"{job.source}: has changed while it was read: prepare it again when it is complete")
     rows = np.concatenate(kept)
+    obs = source.obs[rows].drop(columns=SOURCE_COLUMN)
+    for column in measured[0].columns.difference(obs.columns, sort=False):
+        obs[column] = np.concatenate([block[column].to_numpy() for block in measured])
     if not shards:
         raise UserError(
             f"{job.source}: none of its {len(rows):,} cells passes the filters: give lower ones, such as min_genes=1"
@@ -134,24 +144,22 @@ def prepare_source(job: Job, progress: Callable[[int, int], None]) -> dict[str, 
         "kind": "source",
         "number": job.number,
         "source": str(job.source),
-        "sha256": checksum,
+        "sha256": sha256,
         **before,
         "cells": int(rows.sum()),
-        "cells_read": len(rows),
-        "genes_read": len(source.match.rows),
-        "genes_matched": int((source.match.rows >= 0).sum()),
-        "name_kind": source.match.kind,
+        "synonyms": bits,
         "options": dataclasses.asdict(job.options),
         "shards": shards,
-        **_write_obs(job, source.obs[rows]),
+        **_write_obs(job, obs),
+        "report": dataclasses.asdict(source.report()),
         "quality": quality.summary(),
     }
 
 
-def repeat(job: Job, checksum: str, fingerprint: dict[str, int], of: str | None = None) -> dict[str, Any]:
+def repeat(job: Job, sha256: str, found: dict[str, int], of: str | None = None) -> dict[str, Any]:
     """Return the entry of a source with the same contents as one that the store has."""
-    of = job.known[checksum] if of is None else of
-    return {"kind": "repeat", "source": str(job.source), "sha256": checksum, **fingerprint, "of": of}
+    of = job.known[sha256] if of is None else of
+    return {"kind": "repeat", "source": str(job.source), "sha256": sha256, **found, "of": of}
 
 
 def _new_shard(job: Job, index: int) -> ShardWriter:

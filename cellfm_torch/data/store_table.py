@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from cellfm_torch.data import counts as ops
 from cellfm_torch.data import store_codec
 from cellfm_torch.data.genes import GeneVocab
-from cellfm_torch.data.store import Store, gene_lookup, lookup_name
+from cellfm_torch.data.store import Store
 from cellfm_torch.data.store_codec import Damaged
+from cellfm_torch.data.store_genes import Lookups, lookup_name
 from cellfm_torch.data.store_shard import block_starts, read_blocks, read_index
 from cellfm_torch.data.table import Rows
 from cellfm_torch.errors import UserError
@@ -52,15 +53,13 @@ class StoreTable:
     ) -> None:
         self.store = store
         self.num_genes = len(vocab)
-        self._lookup = gene_lookup(store.genes, vocab)
-        if not (self._lookup >= 0).any():
+        lookups = Lookups(store.genes, store.header["synonyms"], vocab)
+        self._lookups = [lookups.of(source["synonyms"]) for source in store.sources]
+        if not any((lookup >= 0).any() for lookup, _ in self._lookups):
             raise UserError(
                 f"{store.path}: none of its {len(store.genes):,} genes (such as {store.genes[0]}) is in the vocabulary "
                 f"(such as {vocab.symbols[0]}): it was prepared for other models"
             )
-        shared = store_codec.sharing(self._lookup)
-        self._shared = np.zeros(len(vocab), dtype=bool)
-        self._shared[: len(shared)] = shared
         lengths = self._open()
         kept = lengths >= max(min_genes, 1)
         if max_genes is not None:
@@ -78,7 +77,7 @@ class StoreTable:
 
     def _open(self) -> NDArray[np.uint16]:
         """Read the indices of all shards; returns the genes of each cell of the store over the vocabulary, (m,)."""
-        name = lookup_name(self._lookup)
+        names = {id(lookup): lookup_name(lookup) for lookup, _ in self._lookups}
         shard: list[NDArray[Any]] = []
         begin, end, checksum, size, lengths = shard[:], shard[:], shard[:], shard[:], shard[:]
         deep_rows, deep_divisors, first = shard[:], shard[:], 0
@@ -97,6 +96,7 @@ class StoreTable:
             deep_rows.append(deep + first)
             deep_divisors.append(divisors[deep])
             first += one.cells
+            name = names[id(self._lookups[one.source][0])]
             lengths.append(index[name] if name in index else self._count(i, index, divisors))
         self._shard, self._begin, self._end = map(np.concatenate, (shard, begin, end))
         self._checksum = np.concatenate(checksum)
@@ -107,6 +107,7 @@ class StoreTable:
     def _count(self, shard: int, index: dict[str, NDArray[Any]], divisors: NDArray[np.float64]) -> NDArray[np.uint16]:
         """Count the genes of cells over a vocabulary that the shard has no numbers of."""
         ends = np.asarray(index["ends"], dtype=np.int64)
+        source = self.store.shards[shard].source
         same = np.arange(len(self.store.genes), dtype=np.int32)
         none = np.zeros(len(same), dtype=bool)
         found, first = [], 0
@@ -124,7 +125,7 @@ class StoreTable:
             if not store_codec.decode(*block, np.arange(cells), np.ones(cells), same, none, offsets, genes, counts):
                 raise self._damaged(shard, f"block {i} does not decode")
             own_divisors = divisors[first : first + cells]
-            found.append(store_codec.count_expressed(offsets, genes, counts, own_divisors, self._lookup, self._shared))
+            found.append(store_codec.count_expressed(offsets, genes, counts, own_divisors, *self._lookups[source]))
             first += cells
         return np.concatenate(found).astype(np.uint16)
 
@@ -161,6 +162,7 @@ class StoreTable:
         for a, b in zip(by_shard[:-1], by_shard[1:], strict=True):
             own = used[a:b]
             shard = int(self._shard[own[0]])
+            lookup = self._lookups[self.store.shards[shard].source]
             try:
                 blocks = read_blocks(
                     self.store.shards[shard].path, self._begin[own], self._end[own], self._checksum[own]
@@ -171,8 +173,7 @@ class StoreTable:
                         *one,
                         wanted[cells],
                         divisors[cells],
-                        self._lookup,
-                        self._shared,
+                        *lookup,
                         offsets[cells.start : cells.stop + 1],
                         genes,
                         counts,

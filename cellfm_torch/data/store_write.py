@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from cellfm_torch.data import store_input, store_manifest
+from cellfm_torch.data import store_manifest
+from cellfm_torch.data.files import Input
+from cellfm_torch.data.fingerprint import checksum, fingerprint
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
+from cellfm_torch.data.source import open_source
+from cellfm_torch.data.store_genes import store_genes, synonyms
 from cellfm_torch.data.store_source import READ_CELLS, Job, prepare_source, repeat
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import write_text
-from cellfm_torch.paths import VOCAB
-
-MOST_GENES = 65_536
 
 Progress = Callable[[Path, int, int], None]
 """Called with a source, its cells done, and all its cells."""
@@ -74,7 +75,7 @@ class Outcome:
     failed: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def prepare(sources: Sequence[Path], folder: Path, options: StoreOptions, progress: Progress) -> Outcome:
+def prepare(sources: Sequence[Input], folder: Path, options: StoreOptions, progress: Progress) -> Outcome:
     """Add sources to a store, which is made where there is none; those it has already are not read again.
 
     Raises
@@ -82,7 +83,7 @@ def prepare(sources: Sequence[Path], folder: Path, options: StoreOptions, progre
     UserError
         If the folder is something else, another process is writing to it, or a source has changed since it was added.
     """
-    sources = [path.resolve() for path in sources]
+    sources = [Input(entry.path.resolve(), entry.obs) for entry in sources]
     if folder.exists() and not (folder / store_manifest.NAME).is_file():
         there = {file.name for file in folder.iterdir()} if folder.is_dir() else {"a file"}
         if not there <= {".lock", "shards", "obs", "genes.txt", f"{store_manifest.NAME}.part", "genes.txt.part"}:
@@ -131,19 +132,15 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _create(folder: Path, sources: Sequence[Path], options: StoreOptions) -> None:
+def _create(folder: Path, sources: Sequence[Input], options: StoreOptions) -> None:
     """Write the gene list and the first line of the manifest."""
-    symbols = dict.fromkeys(s for path in sorted(VOCAB.glob("genes_*.txt")) for s in GeneVocab.from_file(path).symbols)
-    if options.genes is not None:
-        symbols |= dict.fromkeys(GeneVocab.from_file(options.genes).symbols)
-    if len(symbols) > MOST_GENES:
-        raise UserError(f"genes={options.genes}: makes {len(symbols):,} genes, a store holds at most {MOST_GENES:,}")
-    ordered = _by_prevalence(tuple(sorted(symbols)), sources, options)
+    ordered = _by_prevalence(store_genes(options.genes), sources, options)
     text = "".join(f"{symbol}\n" for symbol in ordered)
     write_text(folder / "genes.txt", text)
     from cellfm_torch import __version__
 
     header = {
+        "synonyms": synonyms(ordered),
         "genes_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "tool": f"cellfm_torch {__version__}",
         "shard_cells": options.shard_cells,
@@ -152,12 +149,12 @@ def _create(folder: Path, sources: Sequence[Path], options: StoreOptions) -> Non
     store_manifest.create(folder, header)
 
 
-def _by_prevalence(genes: tuple[str, ...], sources: Sequence[Path], options: StoreOptions) -> tuple[str, ...]:
+def _by_prevalence(genes: tuple[str, ...], sources: Sequence[Input], options: StoreOptions) -> tuple[str, ...]:
     """Order genes by how many of the first cells express them: frequent genes side by side take a quarter less room."""
     vocab = GeneVocab(genes)
-    for path in sources:
+    for entry in sources:
         try:
-            counts = next(store_input.open_input(path, vocab, options.read).blocks(READ_CELLS)).counts
+            counts = next(open_source(entry.path, vocab, options.read).blocks(READ_CELLS)).counts
         except (UserError, StopIteration):  # reported when the source's turn comes
             continue
         number = np.bincount(counts.indices, minlength=len(genes))
@@ -166,7 +163,7 @@ def _by_prevalence(genes: tuple[str, ...], sources: Sequence[Path], options: Sto
 
 
 def _plan(
-    sources: Sequence[Path],
+    sources: Sequence[Input],
     folder: Path,
     entries: list[dict[str, Any]],
     options: StoreOptions,
@@ -179,7 +176,7 @@ def _plan(
     free = max(planned.values(), default=-1) + 1
     jobs, fresh = [], []
     genes = tuple((folder / "genes.txt").read_text(encoding="utf-8").split())
-    for path in dict.fromkeys(sources):
+    for path, obs in {entry.path: entry.obs for entry in sources}.items():
         if entry := done.get(str(path)):
             _check_unchanged(path, entry, folder)
             _check_options(path, entry, options.read, folder)
@@ -193,8 +190,10 @@ def _plan(
             Job(
                 number=planned[str(path)],
                 source=path,
+                obs=obs,
                 folder=folder,
                 genes=genes,
+                synonyms=tuple(entries[0]["synonyms"]),
                 options=options.read,
                 known=dict(known),
                 shard_cells=entries[0]["shard_cells"],
@@ -207,10 +206,10 @@ def _plan(
 
 
 def _check_unchanged(path: Path, entry: dict[str, Any], folder: Path) -> None:
-    now = store_input.fingerprint(path) if path.exists() else None
+    now = fingerprint(path) if path.exists() else None
     if now is None or now == {name: entry[name] for name in now}:
         return
-    if store_input.checksum(path) != entry["sha256"]:
+    if checksum(path) != entry["sha256"]:
         raise UserError(
             f"{path}: has changed since it was added to {folder}: prepare a new store, or give it a new name"
         )

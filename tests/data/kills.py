@@ -30,6 +30,7 @@ import numpy as np  # noqa: E402
 
 from cellfm_torch.batch import InputSpec  # noqa: E402
 from cellfm_torch.data import store_manifest, store_write  # noqa: E402
+from cellfm_torch.data.files import Input  # noqa: E402
 from cellfm_torch.data.genes import GeneVocab  # noqa: E402
 from cellfm_torch.data.module import CellDataModule  # noqa: E402
 from cellfm_torch.data.options import ReadOptions  # noqa: E402
@@ -45,7 +46,7 @@ BATCH_SECONDS = 0.002
 
 def quietly(sources: list[Path], folder: Path) -> None:
     """Prepare a store."""
-    store_write.prepare(sources, folder, OPTIONS, lambda *_: None)
+    store_write.prepare([Input(path) for path in sources], folder, OPTIONS, lambda *_: None)
 
 
 def make_files(folder: Path, number: int) -> list[Path]:

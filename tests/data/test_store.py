@@ -13,6 +13,7 @@ import pytest
 import scipy.sparse as sp
 
 from cellfm_torch.data import store_manifest, store_write
+from cellfm_torch.data.files import Input
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
 from cellfm_torch.data.reader import read_cells
@@ -26,7 +27,7 @@ OPTIONS = StoreOptions(read=ReadOptions(min_genes=1), shard_cells=16, block_cell
 
 
 def prepare(sources: list[Path], folder: Path, options: StoreOptions = OPTIONS) -> Outcome:
-    return store_write.prepare(sources, folder, options, lambda *_: None)
+    return store_write.prepare([Input(path) for path in sources], folder, options, lambda *_: None)
 
 
 @pytest.fixture
@@ -90,7 +91,8 @@ def test_annotations(store: Path, files: list[Path]) -> None:
     adatas = [anndata.read_h5ad(file) for file in files]
     assert opened.names().tolist() == [name for adata in adatas for name in adata.obs_names]
     obs = opened.obs
-    assert list(obs) == ["cell_type", "depth", "donor", "source_file"]
+    measured = ["n_genes_by_counts", "total_counts", "pct_counts_mt"]
+    assert list(obs) == ["cell_type", "depth", *measured, "donor", "source_file"]
     assert obs["cell_type"].tolist() == [name for adata in adatas for name in adata.obs["cell_type"]]
     assert obs["source_file"].tolist() == np.repeat([file.name for file in files], [len(a) for a in adatas]).tolist()
     depth = obs["depth"].to_numpy()
@@ -111,7 +113,7 @@ def test_quality_numbers(store: Path, files: list[Path]) -> None:
     low, high = np.quantile(counts.sum(1).A1, [0.45, 0.55])
     assert low / 1.13 < quality["counts"]["median"] < high * 1.13
     assert sum(quality["mito"]["histogram"][1]) == 40
-    assert (source["cells_read"], source["genes_read"], source["genes_matched"]) == (40, 60, 60)
+    assert [source["report"][name] for name in ("cells_read", "genes_read", "genes_matched")] == [40, 60, 60]
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

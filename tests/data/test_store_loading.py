@@ -14,6 +14,7 @@ import torch
 
 from cellfm_torch.batch import InputSpec
 from cellfm_torch.data import store_write
+from cellfm_torch.data.files import Input
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.module import CellDataModule
 from cellfm_torch.data.options import ReadOptions
@@ -39,7 +40,7 @@ def stores(files: list[Path], tmp_path: Path) -> list[Path]:
     """A store of each file."""
     options = StoreOptions(read=ReadOptions(min_genes=1), shard_cells=16, block_cells=4)
     for file in files:
-        store_write.prepare([file], tmp_path / file.stem, options, lambda *_: None)
+        store_write.prepare([Input(file)], tmp_path / file.stem, options, lambda *_: None)
     return [tmp_path / file.stem for file in files]
 
 

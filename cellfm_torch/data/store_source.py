@@ -23,7 +23,7 @@ from cellfm_torch.data import counts as ops
 from cellfm_torch.data import store_input
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
-from cellfm_torch.data.store import gene_lookup, lookup_name
+from cellfm_torch.data.store import SOURCE_COLUMN, gene_lookup, lookup_name
 from cellfm_torch.data.store_codec import count_expressed, sharing
 from cellfm_torch.data.store_quality import Quality
 from cellfm_torch.data.store_shard import ShardWriter
@@ -143,7 +143,7 @@ def prepare_source(job: Job, progress: Callable[[int, int], None]) -> dict[str, 
         "name_kind": source.match.kind,
         "options": dataclasses.asdict(job.options),
         "shards": shards,
-        **_write_obs(job, source.obs[rows]),
+        **_write_obs(job, source.obs[rows].drop(columns=SOURCE_COLUMN)),
         "quality": quality.summary(),
     }
 

@@ -6,6 +6,7 @@ Shapes: b cells of a block, G genes of the store, V genes of a vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -70,13 +71,17 @@ class Job:
     block_cells: int
 
 
+@functools.lru_cache(maxsize=1)
+def _bundled_lookups(genes: tuple[str, ...], synonyms: tuple[str, ...]) -> list[Lookups]:
+    return [Lookups(genes, synonyms, GeneVocab.from_file(path)) for path in sorted(VOCAB.glob("genes_*.txt"))]
+
+
 class VocabularyLengths:
     """Numbers of expressed genes over the bundled vocabularies, so that loading need not count them."""
 
     def __init__(self, genes: tuple[str, ...], synonyms: tuple[str, ...], bits: str) -> None:
-        vocabularies = [GeneVocab.from_file(path) for path in sorted(VOCAB.glob("genes_*.txt"))]
-        lookups = [Lookups(genes, synonyms, vocab).of(bits) for vocab in vocabularies]
-        self._lookups = {lookup_name(lookup): (lookup, shared) for lookup, shared in lookups}
+        made = [lookups.of(bits) for lookups in _bundled_lookups(genes, synonyms)]
+        self._lookups = {lookup_name(lookup): (lookup, shared) for lookup, shared in made}
 
     def columns(self, counts: sp.csr_matrix, totals: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         """Return what the index of a shard keeps of cells, given their counts (b, G) and totals (b,)."""

@@ -66,7 +66,7 @@ VERBS: dict[str, Verb] = {
         "pretrain or fine-tune a model",
         (
             Option("--experiment", "+experiment={}", "what to run: pretrain, pretrain_80m, pretrain_800m", "pretrain"),
-            Option("--data", "data.path={}", "an h5ad file or a glob (default: the bundled PBMC3k)"),
+            Option("--data", "data.path={}", "file of cells, glob, manifest or store (default: the bundled PBMC3k)"),
             Option("--model", "model={}", "tiny, 80m, 800m or pretrained"),
             Option("--run-dir", "run_dir={}", "folder of the run (default: runs/EXPERIMENT)"),
             Option("--steps", "trainer.max_steps={}", "optimiser steps"),
@@ -93,6 +93,12 @@ VERBS: dict[str, Verb] = {
         "look at a prepared store: cellfm store info STORE; check it: cellfm store verify STORE",
         None,
         "cellfm store info cells.store",
+    ),
+    "genes": Verb(
+        "cellfm_torch.genes",
+        "tables of gene names: build",
+        None,
+        "cellfm genes build hgnc_complete_set.txt",
     ),
     "convert": Verb(
         "cellfm_torch.convert.ms2pt",

@@ -76,7 +76,7 @@ def _expand(path: Path) -> list[Path]:
     files = [match for match in matches if match.is_file() and not _SIDE_TABLE.search(match.name)]
     folders = [match for match in matches if match.is_dir() and is_cell_folder(match)]
     inside = tuple(f"{folder}{os.sep}" for folder in folders)
-    if kept := sorted([*(file for file in files if not str(file).startswith(inside)), *folders]):
+    if kept := sorted(match for match in [*files, *folders] if not str(match).startswith(inside)):
         return kept
     what = "no file matches" if glob.has_magic(str(path)) else "no such file"
     if not path.parent.is_dir():

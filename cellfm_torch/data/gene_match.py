@@ -136,10 +136,15 @@ SPECIES_IDS = {
 """Beginnings of the gene ids of other species."""
 
 
+LEAST_SYMBOLS = 20
+"""Fewer symbols say nothing about the species."""
+
+
 def guess_species(names: Sequence[str]) -> str | None:
     """Return the species that most gene names look like where that is not human, or None.
 
-    Ids say it themselves. Symbols of mouse and rat are capitalised (Cd4, Gapdh), those of zebrafish are small (cd4-1).
+    Ids say it themselves. Symbols of mouse and rat are capitalised (Cd4, Gapdh), those of zebrafish
+    are small (cd4-1) and come with those of clones (si:dkey-1).
     """
     if not names:
         return None
@@ -148,6 +153,8 @@ def guess_species(names: Sequence[str]) -> str | None:
     prefix, number = ids.most_common(1)[0] if ids else ("", 0)
     if number > half:
         return SPECIES_IDS[prefix]
+    if len(names) < LEAST_SYMBOLS:
+        return None
     bare = [re.sub(r"^(?:mm10|mm39|GRCm3\d)_+", "", name) for name in names]
     words = [name for name in bare if re.search("[A-Za-z]{2}", name)]
     capitalised = [name for name in words if re.match(r"(?:mt-)?[A-Z][a-z0-9]+(?![A-Z])", name) and _small(name)]
@@ -155,7 +162,8 @@ def guess_species(names: Sequence[str]) -> str | None:
         rat = sum(name.startswith(("LOC", "RGD", "AABR", "AC1")) for name in names)
         mouse = sum(bool(re.match(r"Gm\d+|.*Rik$", name)) for name in bare)
         return "rat" if rat > 10 * mouse and rat > 0.01 * len(names) else "mouse"
-    if sum(name == name.lower() for name in words) > half and len(words) > half:
+    clones = sum(name.startswith(("si:", "zgc:", "wu:")) for name in names)
+    if sum(name == name.lower() for name in words) > half and clones > 0.005 * len(names):
         return "zebrafish"
     return None
 

@@ -59,6 +59,11 @@ class GeneMatch:
         return {kind: numbers[kind] for kind in (*MATCHED, "ambiguous", "taken") if numbers[kind]}
 
     @property
+    def kind(self) -> str:
+        """What most names were matched by; ``"symbol"`` where none was."""
+        return max(MATCHED, key=self.kinds.count)
+
+    @property
     def matched(self) -> list[str]:
         """Names found in the vocabulary, in file order."""
         return [self.names[i] for i in np.flatnonzero(self.rows >= 0)]

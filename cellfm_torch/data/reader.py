@@ -19,7 +19,7 @@ from cellfm_torch.data.files import Input, PathLike, find_inputs
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
 from cellfm_torch.data.report import ReadReport
-from cellfm_torch.data.source import open_source
+from cellfm_torch.data.source import SOURCE_COLUMN, open_source
 from cellfm_torch.errors import UserError
 
 
@@ -80,7 +80,7 @@ def read_cells(path: PathLike | Iterable[PathLike], vocab: GeneVocab, **options:
         If a file is missing, damaged, without counts or without genes of the vocabulary, or no cell is left.
     """
     read = ReadOptions(**options)
-    parts = [_read_file(entry, vocab, read) for entry in find_inputs(path)]
+    parts = [_read_file(entry, vocab, read) for entry in _told_apart(find_inputs(path))]
     reports = tuple(report for part in parts for report in part.reports)
     if sum(len(part) for part in parts) == 0:
         reasons: Counter[str] = Counter()
@@ -97,16 +97,24 @@ def read_cells(path: PathLike | Iterable[PathLike], vocab: GeneVocab, **options:
     )
 
 
+def _told_apart(entries: list[Input]) -> list[Input]:
+    """Give whole paths as names where files of the same name lie in several folders."""
+    if len({entry.path.name for entry in entries}) == len(entries):
+        return entries
+    return [Input(entry.path, {SOURCE_COLUMN: str(entry.path)} | entry.obs) for entry in entries]
+
+
 def _read_file(entry: Input, vocab: GeneVocab, options: ReadOptions) -> Cells:
-    source = open_source(entry.path, vocab, options, obs=entry.obs)
     counts, totals, quality, kept = [], [], [], []
-    for block in source.blocks():
-        counts.append(block.rescaled[block.kept])
-        totals.append(block.totals[block.kept])
-        quality.append(block.quality[block.kept])
-        kept.append(block.kept)
+    with open_source(entry.path, vocab, options, obs=entry.obs) as source:
+        for block in source.blocks():
+            counts.append(block.rescaled[block.kept])
+            totals.append(block.totals[block.kept])
+            quality.append(block.quality[block.kept])
+            kept.append(block.kept)
+        report = source.report()
     obs = source.obs[np.concatenate(kept)].copy()
     measured = pd.concat(quality)
     for column in measured.columns.difference(obs.columns, sort=False):
         obs[column] = measured[column].to_numpy()
-    return Cells(sp.vstack(counts, format="csr"), np.concatenate(totals), obs, (source.report(),))
+    return Cells(sp.vstack(counts, format="csr"), np.concatenate(totals), obs, (report,))

@@ -100,17 +100,10 @@ class ReadReport:
 
 
 class ReportWriter:
-    """Adds up what a source hands out.
+    """Adds up what a source of V genes hands out."""
 
-    Parameters
-    ----------
-    source
-        What is read.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._per_gene = np.zeros(len(source.match.rows))
+    def __init__(self, num_genes: int) -> None:
+        self._per_gene = np.zeros(num_genes)
         self._kept: list[NDArray[np.bool_]] = []
         self._quality: list[pd.DataFrame] = []
         self._dropped: Counter[str] = Counter()
@@ -128,9 +121,9 @@ class ReportWriter:
         self._quality.append(quality[kept])
         self._dropped.update({reason: int(cells.sum()) for reason, cells in reasons.items()})
 
-    def report(self) -> ReadReport:
-        """Return the sums."""
-        match, options = self._source.match, self._source.options
+    def report(self, source: Source) -> ReadReport:
+        """Return the sums, with what the source knows of itself."""
+        match, options = source.match, source.options
         lost = match.rows < 0
         used = ~lost & ~(match.repeated & (options.genes.duplicates == "unique"))
         order = np.argsort(-self._per_gene, kind="stable")
@@ -138,7 +131,7 @@ class ReportWriter:
         quality = pd.concat([pd.DataFrame(columns=[GENES, COUNTS, MITO], dtype=float), *self._quality])
         read, kept = float(self._per_gene.sum()), float(self._per_gene[used].sum())
         return ReadReport(
-            file=self._source.path.name,
+            file=source.path.name,
             cells_read=sum(map(len, self._kept)),
             cells_kept=int(sum(part.sum() for part in self._kept)),
             dropped={reason: number for reason, number in self._dropped.items() if number},
@@ -150,27 +143,27 @@ class ReportWriter:
             counts_kept=kept,
             top_unmatched=tuple((match.names[i], float(self._per_gene[i])) for i in top),
             matched_by=match.matched_by,
-            gene_column=self._source.gene_column,
+            gene_column=source.gene_column,
             gene_table=match.table,
             median_genes=float(quality[GENES].median()),
             median_counts=float(quality[COUNTS].median()),
             median_mito=float(quality[MITO].median()),
-            warnings=tuple(self._warnings(read, kept)),
+            warnings=tuple(_warnings(source, read, kept)),
         )
 
-    def _warnings(self, read: float, kept: float) -> list[str]:
-        source = self._source
-        found = len(np.unique(source.match.rows[source.match.rows >= 0]))
-        warnings = []
-        if read and kept < LEAST_SHARE * read:
-            warnings.append(f"only {kept / read:.0%} of the counts are in genes of the model")
-        if found < LEAST_GENES:
-            warnings.append(f"only {found:,} of the model's {len(source.vocab):,} genes are in it")
-        if len(source.match.rows) < FILTERED_GENES:
-            what = f"has {len(source.match.rows):,} genes only, as if filtered before"
-            raw = " (raw has more: data.layer=raw)" if source.larger_raw else ": give all genes where you have them"
-            warnings.append(what + raw)
-        return [f"{source.path.name}: {warning}" for warning in warnings]
+
+def _warnings(source: Source, read: float, kept: float) -> list[str]:
+    found = len(np.unique(source.match.rows[source.match.rows >= 0]))
+    warnings = []
+    if read and kept < LEAST_SHARE * read:
+        warnings.append(f"only {kept / read:.0%} of the counts are in genes of the model")
+    if found < LEAST_GENES:
+        warnings.append(f"only {found:,} of the model's {len(source.vocab):,} genes are in it")
+    elif len(source.match.rows) < FILTERED_GENES:
+        what = f"has {len(source.match.rows):,} genes only, as if filtered before"
+        raw = " (raw has more: data.layer=raw)" if source.larger_raw else ": give all genes where you have them"
+        warnings.append(what + raw)
+    return [f"{source.path.name}: {warning}" for warning in warnings]
 
 
 def _spread(values: Sequence[int]) -> str:

@@ -90,7 +90,17 @@ class Source:
         self.match, self.gene_column = find_genes(self.var, vocab, options.genes, file=self.path)
         self.n_cells = self._matrix.shape[0]
         self.obs = file.obs.assign(**{SOURCE_COLUMN: self.path.name, **obs})
-        self._writer = ReportWriter(self)
+        self._writer = ReportWriter(len(self.match.rows))
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
     def blocks(self, size: int = BLOCK) -> Iterator[CellBlock]:
         """Yield the cells in file order, `size` at a time and the last block shorter.
@@ -100,10 +110,10 @@ class Source:
         UserError
             If the file is damaged, or does not hold counts.
         """
-        self._writer = writer = ReportWriter(self)
+        self._writer = writer = ReportWriter(len(self.match.rows))
         check = CountCheck(self._file, self.match, self.options)
         start = 0
-        for raw in named_blocks(self._matrix, size, self.path, kind="file of counts"):
+        for raw in named_blocks(self._matrix, size, self.path):
             matrix = ops.to_csr(raw if self._genes.all() else raw[:, self._genes])
             matrix, error = check.whole_counts(matrix, start)
             quality = measure(matrix, self.match.mito)
@@ -128,7 +138,7 @@ class Source:
 
     def report(self) -> ReadReport:
         """Return what became of the cells and genes in the blocks of the last pass over them."""
-        return self._writer.report()
+        return self._writer.report(self)
 
 
 def open_source(
@@ -158,8 +168,12 @@ def open_source(
     table = find_table(options.genes.table)
     known = set(vocab.symbols)
     file = open_file(path, lambda name: name in known or table.find(name)[0] >= 0)
-    with damage_named(path, kind="file of counts"):
-        return Source(file, vocab, options, obs or {})
+    try:
+        with damage_named(path):
+            return Source(file, vocab, options, obs or {})
+    except UserError:
+        file.close()
+        raise
 
 
 def _choose(file: CellFile, layer: str | None) -> tuple[Matrix, pd.DataFrame]:

@@ -24,7 +24,7 @@ from cellfm_torch.data import counts as ops
 from cellfm_torch.data.fingerprint import checksum, fingerprint
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
-from cellfm_torch.data.source import SOURCE_COLUMN, open_source
+from cellfm_torch.data.source import SOURCE_COLUMN, Source, open_source
 from cellfm_torch.data.store_codec import count_expressed
 from cellfm_torch.data.store_genes import Lookups, lookup_name, named
 from cellfm_torch.data.store_quality import Quality
@@ -111,7 +111,23 @@ def prepare_source(job: Job, progress: Callable[[int, int], None]) -> dict[str, 
     before, sha256 = fingerprint(job.source), checksum(job.source)
     if sha256 in job.known:
         return repeat(job, sha256, before)
-    source = open_source(job.source, GeneVocab(job.genes), job.options, obs=job.obs)
+    with open_source(job.source, GeneVocab(job.genes), job.options, obs=job.obs) as source:
+        made = _write_shards(job, source, progress)
+    if fingerprint(job.source) != before:
+        raise UserError(f"{job.source}: has changed while it was read: prepare it again when it is complete")
+    return {
+        "kind": "source",
+        "number": job.number,
+        "source": str(job.source),
+        "sha256": sha256,
+        **before,
+        "options": dataclasses.asdict(job.options),
+        **made,
+    }
+
+
+def _write_shards(job: Job, source: Source, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Write what a source holds, and return what the manifest says of it."""
     progress(0, source.n_cells)
     bits = named(job.genes, job.synonyms, source.match.rows)
     lengths, quality = VocabularyLengths(job.genes, job.synonyms, bits), Quality()
@@ -135,25 +151,17 @@ def prepare_source(job: Job, progress: Callable[[int, int], None]) -> dict[str, 
         progress(block.start + len(block.kept), source.n_cells)
     if writer is not None:
         shards.append(_finish(writer))
-    if fingerprint(job.source) != before:
-        raise UserError(f"{job.source}: has changed while it was read: prepare it again when it is complete")
     rows = np.concatenate(kept)
+    if not shards:
+        raise UserError(
+            f"{job.source}: none of its {len(rows):,} cells passes the filters: lower them, e.g. data.min_genes=1"
+        )
     obs = source.obs[rows].drop(columns=SOURCE_COLUMN)
     for column in measured[0].columns.difference(obs.columns, sort=False):
         obs[column] = np.concatenate([block[column].to_numpy() for block in measured])
-    if not shards:
-        raise UserError(
-            f"{job.source}: none of its {len(rows):,} cells passes the filters: give lower ones, such as min_genes=1"
-        )
     return {
-        "kind": "source",
-        "number": job.number,
-        "source": str(job.source),
-        "sha256": sha256,
-        **before,
         "cells": int(rows.sum()),
         "synonyms": bits,
-        "options": dataclasses.asdict(job.options),
         "shards": shards,
         **_write_obs(job, obs),
         "report": dataclasses.asdict(source.report()),

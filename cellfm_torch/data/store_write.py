@@ -154,7 +154,8 @@ def _by_prevalence(genes: tuple[str, ...], sources: Sequence[Input], options: St
     vocab = GeneVocab(genes)
     for entry in sources:
         try:
-            counts = next(open_source(entry.path, vocab, options.read).blocks(READ_CELLS)).counts
+            with open_source(entry.path, vocab, options.read) as source:
+                counts = next(source.blocks(READ_CELLS)).counts
         except (UserError, StopIteration):  # reported when the source's turn comes
             continue
         number = np.bincount(counts.indices, minlength=len(genes))

@@ -18,7 +18,7 @@ RECORDED = Path(__file__).parents[1] / "parity" / "preprocess.npz"
 
 def test_preprocess() -> None:
     vocab = GeneVocab.bundled(24078)
-    cells = read_cells(PBMC3K, vocab, duplicates="unique")
+    cells = read_cells(PBMC3K, vocab, genes={"match": "exact", "duplicates": "unique"})
     spec = InputSpec(genes=vocab.symbols, read_depth=True)
     with np.load(RECORDED) as recorded:
         rows = cells.names.get_indexer(recorded["cells"])

@@ -47,6 +47,13 @@ class AnnDataFile:
         self.layers = (*sorted(map(str, layers)), *(["raw"] if self._has_raw() else []))
         self.obs = _table(root["obs"])
 
+    def close(self) -> None:
+        """Close the file."""
+        if isinstance(self._root, h5py.Group):
+            self._root.file.close()
+        else:
+            self._root.store.close()
+
     def _has_raw(self) -> bool:
         return "raw" in self._root and hasattr(self._root["raw"], "keys") and "X" in self._root["raw"]
 
@@ -120,6 +127,9 @@ class LegacyFile:
         raw = ["raw"] if self._adata.raw is not None else []
         self.layers = (*sorted(self._adata.layers), *raw)
 
+    def close(self) -> None:
+        """Do nothing: the file is in memory."""
+
     def matrix(self, layer: str | None) -> tuple[Matrix, pd.DataFrame]:
         """Return ``X``, ``raw.X`` for ``"raw"``, or a layer."""
         holder = self._adata.raw if layer == "raw" and "raw" not in self._adata.layers else self._adata
@@ -140,6 +150,9 @@ def open_h5ad(path: Path) -> AnnDataFile | LegacyFile:
     except _Legacy:
         file.close()
         return LegacyFile(path)
+    except BaseException:
+        file.close()
+        raise
 
 
 def open_zarr(path: Path) -> AnnDataFile:

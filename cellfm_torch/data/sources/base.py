@@ -24,6 +24,10 @@ PIECE = 1 << 23
 """Values of a dense matrix, or entries of a matrix that is stored by gene, read at a time."""
 
 
+KINDS = (".h5ad", ".h5mu", ".h5", ".loom", ".zarr", ".mtx", ".csv", ".tsv")
+"""Endings that say what a file is."""
+
+
 class NoMatrixError(Exception):
     """A file has no matrix of the name asked for."""
 
@@ -69,6 +73,9 @@ class CellFile(Protocol):
         NoMatrixError
             If the file has none of this name.
         """
+
+    def close(self) -> None:
+        """Close the file; its matrices cannot be read any more."""
 
 
 class MemoryMatrix:
@@ -120,7 +127,7 @@ class RowMatrix:
     def __init__(self, data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> None:
         self.shape = (int(shape[0]), int(shape[1]))
         self._data, self._indices = data, indices
-        self._indptr = checked_indptr(indptr, self.shape[0], len(data), len(indices))
+        self._indptr = checked_indptr(indptr, self.shape[0], data.shape[0], indices.shape[0])
 
     def blocks(self, size: int) -> Iterator[sp.csr_matrix]:
         """Yield rows."""
@@ -141,7 +148,7 @@ class ColumnMatrix:
     def __init__(self, data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> None:
         self.shape = (int(shape[0]), int(shape[1]))
         self._data, self._indices = data, indices
-        self._indptr = checked_indptr(indptr, self.shape[1], len(data), len(indices))
+        self._indptr = checked_indptr(indptr, self.shape[1], data.shape[0], indices.shape[0])
 
     def blocks(self, size: int) -> Iterator[sp.csr_matrix]:
         """Yield rows."""
@@ -211,8 +218,9 @@ def compressed(data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[np.int
 
 
 @contextmanager
-def damage_named(path: Path, *, kind: str) -> Iterator[None]:
+def damage_named(path: Path) -> Iterator[None]:
     """Turn whatever a damaged part makes a library raise into one line that names the file."""
+    kind = path.suffix.removeprefix(".") if path.suffix in KINDS else "file of counts"
     try:
         yield
     except UserError:
@@ -228,12 +236,12 @@ def damage_named(path: Path, *, kind: str) -> Iterator[None]:
         raise UserError(f"{path}: is damaged or not a valid {kind} ({reason}): write or copy it again") from error
 
 
-def named_blocks(matrix: Matrix, size: int, path: Path, *, kind: str) -> Iterator[sp.csr_matrix]:
+def named_blocks(matrix: Matrix, size: int, path: Path) -> Iterator[sp.csr_matrix]:
     """Yield the blocks of a matrix, with :func:`damage_named` around the reading of each."""
-    with damage_named(path, kind=kind):
+    with damage_named(path):
         blocks = matrix.blocks(size)
     while True:
-        with damage_named(path, kind=kind):
+        with damage_named(path):
             block = next(blocks, None)
         if block is None:
             return

@@ -48,13 +48,13 @@ def open_file(path: Path, is_gene: Callable[[str], bool]) -> CellFile:
     if path.is_dir():
         return _open_folder(path)
     kind = path.suffix.lstrip(".") if path.suffix in (".h5ad", ".h5", ".loom", ".h5mu") else ""
-    with damage_named(path, kind=kind or "file of counts"):
+    with damage_named(path):
         with path.open("rb") as file:
             start = file.read(512)
         if start.startswith(HDF5) or h5py.is_hdf5(path):
-            return _open_hdf5(path, kind=kind or "HDF5 file")
+            return _open_hdf5(path)
         if kind:
-            raise UserError(f"{path}: is not an {'h5ad' if kind != 'loom' else 'loom'} file: it is not HDF5 at all")
+            raise UserError(f"{path}: is no {'loom' if kind == 'loom' else 'h5ad'} file: it is not HDF5 at all")
         if not start:
             raise UserError(f"{path}: is empty: copy or download it again")
         if path.name.endswith(".zarr.zip"):
@@ -73,23 +73,23 @@ def _open_folder(path: Path) -> CellFile:
     matrix = matrix_in(path)
     if matrix is None:
         raise UserError(f"{path}: is a folder: give its files as data.path='{path}/*.h5ad'")
-    with damage_named(matrix, kind="Matrix Market file"):
-        return open_mtx(matrix)
+    with damage_named(matrix):
+        return open_mtx(matrix, given=path)
 
 
 def _open_zarr(path: Path) -> CellFile:
     from cellfm_torch.data.sources.anndata_files import open_zarr
 
-    with damage_named(path, kind="zarr"):
+    with damage_named(path):
         return open_zarr(path)
 
 
-def _open_hdf5(path: Path, *, kind: str) -> CellFile:
+def _open_hdf5(path: Path) -> CellFile:
     from cellfm_torch.data.sources.anndata_files import open_h5ad
     from cellfm_torch.data.sources.loom import LoomFile
     from cellfm_torch.data.sources.tenx import open_10x_h5
 
-    with damage_named(path, kind=kind):
+    with damage_named(path):
         with h5py.File(path) as file:
             names = set(file)
             inner = set(file["matrix"]) if isinstance(file.get("matrix"), h5py.Group) else set()
@@ -107,7 +107,7 @@ def _open_text(path: Path, is_gene: Callable[[str], bool]) -> CellFile:
     from cellfm_torch.data.sources.tenx import open_mtx
     from cellfm_torch.data.sources.text import TextFile, open_text
 
-    with damage_named(path, kind="text table"):
+    with damage_named(path):
         with open_text(path) as file:
             start = file.read(1 << 12)
         if start.startswith("%%MatrixMarket"):

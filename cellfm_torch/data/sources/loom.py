@@ -25,6 +25,10 @@ class LoomFile:
         self._var = _attributes(self._file["row_attrs"], genes, GENE_NAMES)
         self.obs = _attributes(self._file["col_attrs"], cells, CELL_NAMES)
 
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
     def matrix(self, layer: str | None) -> tuple[Matrix, pd.DataFrame]:
         """Return the main matrix or a layer."""
         if layer is not None and layer not in self.layers:

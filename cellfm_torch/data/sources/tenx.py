@@ -27,12 +27,19 @@ class OneMatrix:
 
     layers: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, matrix: Matrix, obs: pd.DataFrame, var: pd.DataFrame) -> None:
+    def __init__(
+        self, path: Path, matrix: Matrix, obs: pd.DataFrame, var: pd.DataFrame, *, file: h5py.File | None = None
+    ) -> None:
         if matrix.shape != (len(obs), len(var)):
             raise ValueError(f"its matrix is {matrix.shape}, its tables are of {len(obs)} and {len(var)}")
         self.path = path
         self.obs = obs
-        self._matrix, self._var = matrix, var
+        self._matrix, self._var, self._open = matrix, var, file
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._open is not None:
+            self._open.close()
 
     def matrix(self, layer: str | None) -> tuple[Matrix, pd.DataFrame]:
         """Return the matrix."""
@@ -64,7 +71,7 @@ def open_10x_h5(path: Path) -> OneMatrix:
     genes, cells = (int(number) for number in group["shape"][...])
     # Stored as genes by cells and sorted by cell: what is their column is our row.
     matrix = RowMatrix(group["data"], group["indices"], group["indptr"], (cells, genes))
-    return OneMatrix(path, matrix, obs, var)
+    return OneMatrix(path, matrix, obs, var, file=file)
 
 
 def matrix_in(folder: Path) -> Path | None:
@@ -78,8 +85,8 @@ def matrix_in(folder: Path) -> Path | None:
     return there[0] if there else None
 
 
-def open_mtx(path: Path) -> OneMatrix:
-    """Open a Matrix Market file with the tables of genes and cells that lie beside it."""
+def open_mtx(path: Path, *, given: Path | None = None) -> OneMatrix:
+    """Open a Matrix Market file with the tables of genes and cells beside it; it may have been given by its folder."""
     prefix = next((path.name.removesuffix(end) for end in MATRICES if path.name.endswith(end)), None)
     if prefix is None:
         raise UserError(f"{path}: is not named matrix.mtx: give the folder with matrix.mtx, features.tsv, barcodes.tsv")
@@ -95,7 +102,7 @@ def open_mtx(path: Path) -> OneMatrix:
     csr.data = numbers(csr.data)
     if csr.shape == (len(genes), len(obs)):  # as Cell Ranger has it; other programs write cells by genes
         csr = csr.T.tocsr()
-    return OneMatrix(path, MemoryMatrix(csr), obs, genes)
+    return OneMatrix(given or path, MemoryMatrix(csr), obs, genes)
 
 
 def _beside(path: Path, prefix: str, names: tuple[str, ...]) -> Path:

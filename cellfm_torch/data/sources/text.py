@@ -190,6 +190,9 @@ class TextFile:
             self._var = pd.DataFrame(index=[table.names[i] for i in table.numbers])
             self._matrix = _Rows(table, len(rows))
 
+    def close(self) -> None:
+        """Do nothing: the file is open only while it is read."""
+
     def matrix(self, layer: str | None) -> tuple[Matrix, pd.DataFrame]:
         """Return the matrix."""
         if layer is not None:

@@ -6,6 +6,7 @@ Shapes: b cells of a block, G genes of the store, V genes of a vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from cellfm_torch.data import counts as ops
 from cellfm_torch.data.fingerprint import checksum, fingerprint
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
-from cellfm_torch.data.source import SOURCE_COLUMN, open_source
+from cellfm_torch.data.source import SOURCE_COLUMN, Source, open_source
 from cellfm_torch.data.store_codec import count_expressed
 from cellfm_torch.data.store_genes import Lookups, lookup_name, named
 from cellfm_torch.data.store_quality import Quality
@@ -70,13 +71,17 @@ class Job:
     block_cells: int
 
 
+@functools.lru_cache(maxsize=1)
+def _bundled_lookups(genes: tuple[str, ...], synonyms: tuple[str, ...]) -> list[Lookups]:
+    return [Lookups(genes, synonyms, GeneVocab.from_file(path)) for path in sorted(VOCAB.glob("genes_*.txt"))]
+
+
 class VocabularyLengths:
     """Numbers of expressed genes over the bundled vocabularies, so that loading need not count them."""
 
     def __init__(self, genes: tuple[str, ...], synonyms: tuple[str, ...], bits: str) -> None:
-        vocabularies = [GeneVocab.from_file(path) for path in sorted(VOCAB.glob("genes_*.txt"))]
-        lookups = [Lookups(genes, synonyms, vocab).of(bits) for vocab in vocabularies]
-        self._lookups = {lookup_name(lookup): (lookup, shared) for lookup, shared in lookups}
+        made = [lookups.of(bits) for lookups in _bundled_lookups(genes, synonyms)]
+        self._lookups = {lookup_name(lookup): (lookup, shared) for lookup, shared in made}
 
     def columns(self, counts: sp.csr_matrix, totals: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         """Return what the index of a shard keeps of cells, given their counts (b, G) and totals (b,)."""
@@ -106,7 +111,23 @@ def prepare_source(job: Job, progress: Callable[[int, int], None]) -> dict[str, 
     before, sha256 = fingerprint(job.source), checksum(job.source)
     if sha256 in job.known:
         return repeat(job, sha256, before)
-    source = open_source(job.source, GeneVocab(job.genes), job.options, obs=job.obs)
+    with open_source(job.source, GeneVocab(job.genes), job.options, obs=job.obs) as source:
+        made = _write_shards(job, source, progress)
+    if fingerprint(job.source) != before:
+        raise UserError(f"{job.source}: has changed while it was read: prepare it again when it is complete")
+    return {
+        "kind": "source",
+        "number": job.number,
+        "source": str(job.source),
+        "sha256": sha256,
+        **before,
+        "options": dataclasses.asdict(job.options),
+        **made,
+    }
+
+
+def _write_shards(job: Job, source: Source, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Write what a source holds, and return what the manifest says of it."""
     progress(0, source.n_cells)
     bits = named(job.genes, job.synonyms, source.match.rows)
     lengths, quality = VocabularyLengths(job.genes, job.synonyms, bits), Quality()
@@ -130,25 +151,17 @@ def prepare_source(job: Job, progress: Callable[[int, int], None]) -> dict[str, 
         progress(block.start + len(block.kept), source.n_cells)
     if writer is not None:
         shards.append(_finish(writer))
-    if fingerprint(job.source) != before:
-        raise UserError(f"{job.source}: has changed while it was read: prepare it again when it is complete")
     rows = np.concatenate(kept)
+    if not shards:
+        raise UserError(
+            f"{job.source}: none of its {len(rows):,} cells passes the filters: lower them, e.g. data.min_genes=1"
+        )
     obs = source.obs[rows].drop(columns=SOURCE_COLUMN)
     for column in measured[0].columns.difference(obs.columns, sort=False):
         obs[column] = np.concatenate([block[column].to_numpy() for block in measured])
-    if not shards:
-        raise UserError(
-            f"{job.source}: none of its {len(rows):,} cells passes the filters: give lower ones, such as min_genes=1"
-        )
     return {
-        "kind": "source",
-        "number": job.number,
-        "source": str(job.source),
-        "sha256": sha256,
-        **before,
         "cells": int(rows.sum()),
         "synonyms": bits,
-        "options": dataclasses.asdict(job.options),
         "shards": shards,
         **_write_obs(job, obs),
         "report": dataclasses.asdict(source.report()),

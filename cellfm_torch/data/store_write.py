@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +138,10 @@ def _create(folder: Path, sources: Sequence[Input], options: StoreOptions) -> No
     ordered = _by_prevalence(store_genes(options.genes), sources, options)
     text = "".join(f"{symbol}\n" for symbol in ordered)
     write_text(folder / "genes.txt", text)
-    from cellfm_torch import __version__
-
     header = {
         "synonyms": synonyms(ordered),
         "genes_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "tool": f"cellfm_torch {__version__}",
+        "tool": f"cellfm_torch {version('cellfm_torch')}",
         "shard_cells": options.shard_cells,
         "block_cells": options.block_cells,
     }
@@ -154,7 +153,8 @@ def _by_prevalence(genes: tuple[str, ...], sources: Sequence[Input], options: St
     vocab = GeneVocab(genes)
     for entry in sources:
         try:
-            counts = next(open_source(entry.path, vocab, options.read).blocks(READ_CELLS)).counts
+            with open_source(entry.path, vocab, options.read) as source:
+                counts = next(source.blocks(READ_CELLS)).counts
         except (UserError, StopIteration):  # reported when the source's turn comes
             continue
         number = np.bincount(counts.indices, minlength=len(genes))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cellfm_torch.data.module import CellDataModule
     from cellfm_torch.errors import UserError
     from cellfm_torch.model import CellFM, CellFMConfig, Encoding, Prediction
-    from cellfm_torch.ops import RetentionState, retention, retention_state
+    from cellfm_torch.ops import Layout, RetentionState, retention, retention_map, retention_state
     from cellfm_torch.tasks.losses import pretraining_loss
     from cellfm_torch.tasks.pretrain import PretrainTask
 
@@ -46,7 +46,7 @@ _HOME = {
     "data.module": ("CellDataModule",),
     "errors": ("UserError",),
     "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction"),
-    "ops": ("RetentionState", "retention", "retention_state"),
+    "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
     "tasks.losses": ("pretraining_loss",),
     "tasks.pretrain": ("PretrainTask",),
 }
@@ -63,6 +63,7 @@ __all__ = [
     "Encoding",
     "GeneVocab",
     "InputSpec",
+    "Layout",
     "LossCurve",
     "MatmulPrecision",
     "Prediction",
@@ -74,6 +75,7 @@ __all__ = [
     "UserError",
     "pretraining_loss",
     "retention",
+    "retention_map",
     "retention_state",
 ]
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from cellfm_torch.model.layers import RetentionLayer, srms_norm
 from cellfm_torch.ops.int8 import Int8Tokens, Int8Weight
+from cellfm_torch.ops.layout import Layout
 from cellfm_torch.ops.linear import product
 from cellfm_torch.ops.retention import RetentionState, retention_state
 
@@ -46,10 +47,10 @@ class Segments:
 
     def __init__(self, offsets: Tensor, num_prefix: int) -> None:
         cells = len(offsets) - 1
-        self.genes = offsets
-        self.prefix = torch.arange(cells + 1, device=offsets.device) * num_prefix
-        self.cls = int(offsets[-1]) + self.prefix[:-1]
-        self.lengths = offsets.diff() + num_prefix
+        self.genes = Layout.of(offsets)
+        self.prefix = Layout.of(torch.arange(cells + 1, device=offsets.device) * num_prefix)
+        self.cls = self.genes.num_tokens + self.prefix.offsets[:-1]
+        self.lengths = self.genes.lengths + num_prefix
 
     def state(self, k: list[Tensor], v: tuple[Tensor, Tensor], heads: int) -> Tensor:
         """Sum keys and values of each cell, genes and prefix; scaled as the network scales it: (B, H, K, K)."""
@@ -72,7 +73,7 @@ class Segments:
 
 def gated(layer: RetentionLayer, x: Tensor, shape: Segments, multiply: Multiply) -> Tensor:
     """Return what Wo of a layer's retention is given: normed retention times gate, (N + B P, D)."""
-    retention, genes = layer.retention, int(shape.genes[-1])
+    retention, genes = layer.retention, shape.genes.num_tokens
     q, k, v, u = multiply(x, retention.q_proj, retention.k_proj, retention.v_proj, retention.u_proj)
     q, k = F.relu_(q), F.relu_(k)
     state = shape.state([k[:genes], k[genes:]], (v[:genes], v[genes:]), retention.num_heads)
@@ -100,8 +101,7 @@ def last_layer(layer: RetentionLayer, x: Tensor, shape: Segments, multiply: Mult
     q = F.relu_(q)  # (B, D)
     keys = F.relu_(multiply(x, retention.k_proj)[0]) if isinstance(multiply, InBytes) else None
     gathered = x.new_zeros(len(cls), heads, x.shape[1])
-    genes = int(shape.genes[-1])
-    bounds = [shape.genes.tolist(), [genes + start for start in shape.prefix.tolist()]]
+    bounds = [shape.genes.bounds, [shape.genes.num_tokens + start for start in shape.prefix.bounds]]
     for cell, row in enumerate(q):
         by_head = torch.block_diag(*row.view(heads, -1, 1))  # (D, H): the dimensions of k that each head adds up
         if keys is None:

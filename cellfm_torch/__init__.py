@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cellfm_torch.data.module import CellDataModule
     from cellfm_torch.errors import UserError
     from cellfm_torch.model import CellFM, CellFMConfig, Encoding, Prediction
-    from cellfm_torch.ops import RetentionState, retention, retention_state
+    from cellfm_torch.ops import Layout, RetentionState, retention, retention_map, retention_state
     from cellfm_torch.tasks.losses import pretraining_loss
     from cellfm_torch.tasks.pretrain import PretrainTask
 
@@ -28,7 +28,7 @@ _HOME = {
     "data.module": ("CellDataModule",),
     "errors": ("UserError",),
     "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction"),
-    "ops": ("RetentionState", "retention", "retention_state"),
+    "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
     "tasks.losses": ("pretraining_loss",),
     "tasks.pretrain": ("PretrainTask",),
 }
@@ -44,6 +44,7 @@ __all__ = [
     "Encoding",
     "GeneVocab",
     "InputSpec",
+    "Layout",
     "LossCurve",
     "Prediction",
     "PretrainTask",
@@ -53,6 +54,7 @@ __all__ = [
     "UserError",
     "pretraining_loss",
     "retention",
+    "retention_map",
     "retention_state",
 ]
 

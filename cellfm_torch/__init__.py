@@ -12,7 +12,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cellfm_torch.batch import CellBatch, InputSpec
-    from cellfm_torch.callbacks import BackboneFreezer, EmbeddingWriter, LossCurve, Throughput, UMAPPicture
+    from cellfm_torch.callbacks import (
+        ActivationCheckpointing,
+        BackboneFreezer,
+        EmbeddingWriter,
+        LossCurve,
+        MatmulPrecision,
+        Throughput,
+        TokenBudgetFinder,
+        UMAPPicture,
+    )
     from cellfm_torch.data.genes import GeneVocab
     from cellfm_torch.data.module import CellDataModule
     from cellfm_torch.errors import UserError
@@ -23,7 +32,16 @@ if TYPE_CHECKING:
 
 _HOME = {
     "batch": ("CellBatch", "InputSpec"),
-    "callbacks": ("BackboneFreezer", "EmbeddingWriter", "LossCurve", "Throughput", "UMAPPicture"),
+    "callbacks": (
+        "ActivationCheckpointing",
+        "BackboneFreezer",
+        "EmbeddingWriter",
+        "LossCurve",
+        "MatmulPrecision",
+        "Throughput",
+        "TokenBudgetFinder",
+        "UMAPPicture",
+    ),
     "data.genes": ("GeneVocab",),
     "data.module": ("CellDataModule",),
     "errors": ("UserError",),
@@ -35,6 +53,7 @@ _HOME = {
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "ActivationCheckpointing",
     "BackboneFreezer",
     "CellBatch",
     "CellDataModule",
@@ -46,10 +65,12 @@ __all__ = [
     "InputSpec",
     "Layout",
     "LossCurve",
+    "MatmulPrecision",
     "Prediction",
     "PretrainTask",
     "RetentionState",
     "Throughput",
+    "TokenBudgetFinder",
     "UMAPPicture",
     "UserError",
     "pretraining_loss",

@@ -116,9 +116,11 @@ def rescale(counts: sp.csr_matrix, totals: NDArray[np.float64]) -> sp.csr_matrix
     -------
     (C, G) int32
     """
+    if totals.max(initial=0) <= MOST_COUNTS:
+        return sp.csr_matrix((counts.data.astype(np.int32), counts.indices, counts.indptr), shape=counts.shape)
     divisor = np.repeat(np.maximum(1.0, totals / MOST_COUNTS), np.diff(counts.indptr))
     data = np.rint(counts.data / divisor).astype(np.int32)
-    scaled = sp.csr_matrix((data, counts.indices, counts.indptr), shape=counts.shape)
+    scaled = sp.csr_matrix((data, counts.indices, counts.indptr), shape=counts.shape, copy=True)
     scaled.eliminate_zeros()
     return scaled
 

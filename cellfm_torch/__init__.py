@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from cellfm_torch.data.genes import GeneVocab
     from cellfm_torch.data.module import CellDataModule
     from cellfm_torch.errors import UserError
-    from cellfm_torch.model import CellFM, CellFMConfig, Encoding, Prediction
+    from cellfm_torch.model import (
+        CellFM,
+        CellFMConfig,
+        Encoding,
+        Prediction,
+        ScFoundation,
+        ScFoundationConfig,
+        load_model,
+    )
     from cellfm_torch.ops import Layout, RetentionState, retention, retention_map, retention_state
     from cellfm_torch.tasks.losses import pretraining_loss
     from cellfm_torch.tasks.pretrain import PretrainTask
@@ -45,7 +53,7 @@ _HOME = {
     "data.genes": ("GeneVocab",),
     "data.module": ("CellDataModule",),
     "errors": ("UserError",),
-    "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction"),
+    "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction", "ScFoundation", "ScFoundationConfig", "load_model"),
     "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
     "tasks.losses": ("pretraining_loss",),
     "tasks.pretrain": ("PretrainTask",),
@@ -69,10 +77,13 @@ __all__ = [
     "Prediction",
     "PretrainTask",
     "RetentionState",
+    "ScFoundation",
+    "ScFoundationConfig",
     "Throughput",
     "TokenBudgetFinder",
     "UMAPPicture",
     "UserError",
+    "load_model",
     "pretraining_loss",
     "retention",
     "retention_map",

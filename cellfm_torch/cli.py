@@ -101,8 +101,8 @@ VERBS: dict[str, Verb] = {
         "cellfm genes build hgnc_complete_set.txt",
     ),
     "convert": Verb(
-        "cellfm_torch.convert.ms2pt",
-        "official MindSpore checkpoint -> model folder",
+        "cellfm_torch.convert.command",
+        "published checkpoint (CellFM of MindSpore, scFoundation) -> model folder",
         None,
         "cellfm convert CellFM_80M_weight.ckpt",
     ),

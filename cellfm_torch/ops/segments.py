@@ -6,7 +6,8 @@ Shapes: B cells, N tokens of all cells together, H heads, K and V widths of a he
 * ``apply``: o_n = w_n x_n S_b, the read-out of a token, (N, H, V).
 
 The gradient of one is two calls of the other, no intermediate of size N x K x V exists, and tokens of different cells
-never meet in one sum. The weights w_n are 1, or powers of a decay (:class:`cellfm_torch.ops.decay.Fading`).
+never meet in one sum. The weights w_n are 1, or powers of a decay (:class:`cellfm_torch.ops.decay.Fading`). On a GPU
+Triton kernels do the sums without weights (:mod:`cellfm_torch.ops.backend`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from cellfm_torch.ops.backend import KERNEL_DTYPES, runs_on
 from cellfm_torch.ops.decay import Fading
 from cellfm_torch.ops.layout import Layout
 
@@ -46,6 +48,11 @@ class Plan(NamedTuple):
     fading: Fading | None = None
 
 
+def _takes_kernels(plan: Plan, x: Tensor, *dtypes: torch.dtype) -> bool:
+    """Whether the Triton kernels do this sum: they know no decay, and no chunk either."""
+    return plan.fading is None and all(dtype in KERNEL_DTYPES for dtype in dtypes) and runs_on(x) == "triton"
+
+
 class _Outer(torch.autograd.Function):
     """(N, H, K), (N, H, V) -> (B, H, K, V): sum of outer products within each cell."""
 
@@ -53,6 +60,10 @@ class _Outer(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, plan: Plan) -> Tensor:
         ctx.save_for_backward(a, b)
         ctx.plan = plan
+        if _takes_kernels(plan, a, b.dtype):
+            from cellfm_torch.ops import triton_kernels
+
+            return triton_kernels.outer(a, b, plan.layout)
         layout, chunk_size, fading = plan
         dtype = accumulator(a.dtype, b.dtype)
         state = a.new_zeros(layout.num_cells, a.shape[1], a.shape[2], b.shape[2], dtype=dtype)
@@ -82,6 +93,10 @@ class _Apply(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, state: Tensor, plan: Plan, out_dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(x, state)
         ctx.plan = plan
+        if _takes_kernels(plan, x, state.dtype, out_dtype):
+            from cellfm_torch.ops import triton_kernels
+
+            return triton_kernels.apply(x, state, plan.layout, out_dtype)
         layout, chunk_size, fading = plan
         dtype = accumulator(x.dtype, state.dtype)
         out = x.new_empty(x.shape[0], x.shape[1], state.shape[3], dtype=out_dtype)

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from cellfm_torch.model.config import CellFMConfig
 from cellfm_torch.model.lora import LoRALinear
+from cellfm_torch.ops.backend import CompiledOrEager, runs_on
+from cellfm_torch.ops.gate import norm_gate
 from cellfm_torch.ops.layout import Layout
 from cellfm_torch.ops.linear import Dense, projections
 from cellfm_torch.ops.retention import RetentionState, retention, retention_state
@@ -47,13 +49,18 @@ def project(x: Tensor, *layers: Dense) -> tuple[Tensor, ...]:
     return projections(x, [layer.weight for layer in layers])
 
 
-def srms_norm(x: Tensor, *, eps: float = 1e-12) -> Tensor:
-    """Divide each row of the last axis, of width K, by ``max(||x / sqrt(K)||, eps)``.
+def _residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, alpha: float) -> Tensor:
+    out: Tensor = norm(alpha * x + y)
+    return out
 
-    The scale of `x` leaves the result unchanged, so factors before it only serve the range of the number format.
-    """
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5
-    return x / norm.clamp_min(eps)
+
+_compiled_residual_norm = CompiledOrEager(_residual_norm)
+
+
+def residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, alpha: float) -> Tensor:
+    """Return ``norm(alpha x + y)`` for tokens (T, D), in one pass where that is compiled."""
+    chosen = _compiled_residual_norm if runs_on(x) == "compiled" else _residual_norm
+    return chosen(x, y, norm, alpha)
 
 
 class Retention(nn.Module):
@@ -119,8 +126,7 @@ class Retention(nn.Module):
 
     def merge(self, o: Tensor, u: Tensor) -> Tensor:
         """Norm and gate what the tokens read (T, H, K), and merge the heads: (T, D)."""
-        o = rearrange(srms_norm(o).to(u.dtype), "t h k -> t (h k)")
-        out: Tensor = self.o_proj(o * F.silu(u))
+        out: Tensor = self.o_proj(norm_gate(o, u))
         return out
 
 
@@ -151,5 +157,6 @@ class RetentionLayer(nn.Module):
 
     def forward(self, x: Tensor, *, offsets: Tensor | Layout, keep: Tensor | None = None) -> Tensor:
         """Map tokens (T, D) to (T, D); see :meth:`Retention.forward` for `offsets` and `keep`."""
-        x = self.norm1(self.alpha * x + self.dropout(self.retention(x, offsets=offsets, keep=keep)))
-        return self.norm2(self.alpha * x + self.dropout(self.glu(x)))
+        mixed = self.dropout(self.retention(x, offsets=offsets, keep=keep))
+        x = residual_norm(x, mixed, self.norm1, self.alpha)
+        return residual_norm(x, self.dropout(self.glu(x)), self.norm2, self.alpha)

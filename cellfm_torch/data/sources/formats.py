@@ -54,7 +54,7 @@ def open_file(path: Path, is_gene: Callable[[str], bool]) -> CellFile:
         if start.startswith(HDF5) or h5py.is_hdf5(path):
             return _open_hdf5(path)
         if kind:
-            raise UserError(f"{path}: is no {'loom' if kind == 'loom' else 'h5ad'} file: it is not HDF5 at all")
+            raise UserError(f"{path}: is not {'a loom' if kind == 'loom' else 'an h5ad'} file: it is not HDF5 at all")
         if not start:
             raise UserError(f"{path}: is empty: copy or download it again")
         if path.name.endswith(".zarr.zip"):

@@ -13,7 +13,7 @@ from cellfm_torch.data import counts as ops
 from cellfm_torch.data.genes import GeneMatch
 from cellfm_torch.data.options import ReadOptions
 from cellfm_torch.data.sources.base import CellFile
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, shortened
 
 SCALED = 0.05
 """Values are z-scores where more than this share of the entries of a block is negative."""
@@ -66,7 +66,7 @@ class CountCheck:
         if not whole:
             entry = int(np.argmax(matrix.data != np.rint(matrix.data)))
             row, column = ops.locate(matrix, entry)
-            example = f"{matrix.data[entry]:.4g} for gene {self._genes[column]} in cell {cells[start + row]}"
+            example = f"{matrix.data[entry]:.4g} for {self._entry(start + row, column)}"
             if not ops.is_log_normalised(matrix):
                 what = f"{example} is no whole count, and no log-normalised one either"
                 raise UserError(f"{path}: {what}: {self._where_counts_are()}")
@@ -75,7 +75,7 @@ class CountCheck:
             raise UserError(f"{path}: is log-normalised, not counts ({example}): {advice}")
         if matrix.nnz and matrix.data.max() > LARGEST:
             row, column = ops.locate(matrix, int(np.argmax(matrix.data)))
-            what = f"{matrix.data.max():.4g} for gene {self._genes[column]} in cell {cells[start + row]}"
+            what = f"{matrix.data.max():.4g} for {self._entry(start + row, column)}"
             raise UserError(f"{path}: {what} is no count of molecules: {self._where_counts_are()}")
         return matrix, np.zeros(matrix.shape[0])
 
@@ -83,15 +83,19 @@ class CountCheck:
         """Refuse cells (n,) that are kept and whose values were no logarithms of counts."""
         if np.any(error[kept] > ops.WHOLE):
             worst = int(np.flatnonzero(kept)[np.argmax(error[kept])])
+            cell = shortened(self._file.obs.index[start + worst])
             raise UserError(
-                f"{self._file.path}: counts cannot be recovered: cell {self._file.obs.index[start + worst]} is not "
-                f"log1p of scaled counts (natural logarithm; off by {error[worst]:.0%}): {self._where_counts_are()}"
+                f"{self._file.path}: counts cannot be recovered: cell {cell} is not log1p of scaled counts (natural "
+                f"logarithm; off by {error[worst]:.0%}): {self._where_counts_are()}"
             )
 
     def finish(self, cells: int) -> None:
         """Refuse a file without any count."""
         if not self._entries:
             raise UserError(f"{self._file.path}: all {cells:,} cells are empty: give a file with counts")
+
+    def _entry(self, cell: int, gene: int) -> str:
+        return f"gene {shortened(self._genes[gene])} in cell {shortened(self._file.obs.index[cell])}"
 
     def _layer_with_counts(self) -> str | None:
         """Return the name of another matrix whose first cells hold whole counts, or None."""

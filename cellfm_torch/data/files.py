@@ -92,7 +92,7 @@ def is_manifest(path: Path) -> bool:
         return False
     try:
         return PATH_COLUMN in read_header(path)[0]
-    except (OSError, EOFError, ValueError):  # whatever it is, the reader of tables says what is wrong with it
+    except Exception:  # whatever it is, the reader of tables says what is wrong with it
         return False
 
 

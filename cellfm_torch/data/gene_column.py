@@ -17,7 +17,7 @@ from cellfm_torch.data.gene_match import guess_species
 from cellfm_torch.data.gene_table import find_table
 from cellfm_torch.data.genes import GeneMatch, GeneVocab
 from cellfm_torch.data.options import GeneOptions
-from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.errors import UserError, examples, nearest
 
 BETTER = 1.1
 """A column is read instead of ``var_names`` where it has so many times as many genes of the vocabulary."""
@@ -45,7 +45,7 @@ def find_genes(var: pd.DataFrame, vocab: GeneVocab, options: GeneOptions, *, fil
     if options.column is not None and options.column not in var:
         there = [str(name) for name in var.columns]
         raise UserError(
-            f"{file}: var has no column '{options.column}' (it has {', '.join(there) or 'none'})"
+            f"{file}: var has no column '{options.column}' (it has {examples(there, most=20) or 'none'})"
             f"{nearest(options.column, there)}"
         )
     best: FoundGenes | None = None
@@ -57,9 +57,9 @@ def find_genes(var: pd.DataFrame, vocab: GeneVocab, options: GeneOptions, *, fil
         species = species or guess_species(found.match.names)
     assert best is not None  # var_names are always there
     if species and len(best.match.matched) < FOREIGN * len(best.match.names):
-        examples = ", ".join(best.match.names[:3])
+        names = examples(best.match.names)
         raise UserError(
-            f"{file}: its genes look like those of {species} ({examples}), the model's are human: map them to their "
+            f"{file}: its genes look like those of {species} ({names}), the model's are human: map them to their "
             "human orthologues first"
         )
     if not best.match.matched:
@@ -85,7 +85,7 @@ def _distinct(match: GeneMatch) -> int:
 
 def _no_gene(match: GeneMatch, var: pd.DataFrame, vocab: GeneVocab, options: GeneOptions, *, file: Path) -> UserError:
     """Return the error for names foreign to the vocabulary, with the option that would do where there is one."""
-    examples = ", ".join(match.names[:3]) or "it has no genes"
+    shown = examples(match.names) or "it has no genes"
     advice = f"symbols (such as {vocab.symbols[0]}) or Ensembl ids are expected, in var_names or genes.column"
     wider = GeneOptions(match="all", table=options.table)
     if wider != options:
@@ -98,7 +98,7 @@ def _no_gene(match: GeneMatch, var: pd.DataFrame, vocab: GeneVocab, options: Gen
             named = f"leave genes.column={options.column} out" if found.column is None else None
             named = named or f"use genes.column={found.column}"
             advice = f"{named} {number}" if options.column else f"use genes.match=all {number}"
-    return UserError(f"{file}: none of its {len(match.names):,} gene names ({examples}) is in the vocabulary: {advice}")
+    return UserError(f"{file}: none of its {len(match.names):,} gene names ({shown}) is in the vocabulary: {advice}")
 
 
 def is_expression(var: pd.DataFrame) -> NDArray[np.bool_]:

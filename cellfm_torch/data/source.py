@@ -25,7 +25,7 @@ from cellfm_torch.data.quality import measure, why_dropped
 from cellfm_torch.data.report import ReadReport, ReportWriter
 from cellfm_torch.data.sources.base import CellFile, Matrix, NoMatrixError, damage_named, named_blocks
 from cellfm_torch.data.sources.formats import open_file
-from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.errors import UserError, examples, nearest
 
 BLOCK = 4096
 """Cells that are in memory at a time, where the format permits."""
@@ -180,7 +180,7 @@ def _choose(file: CellFile, layer: str | None) -> tuple[Matrix, pd.DataFrame]:
     try:
         return file.matrix(layer)
     except NoMatrixError:
-        listed = f"it has {', '.join(file.layers)}" if file.layers else "it has X only: leave data.layer out"
+        listed = f"it has {examples(file.layers, most=20)}" if file.layers else "it has X only: leave data.layer out"
         if layer is not None:
             raise UserError(f"{file.path}: has no layer '{layer}' ({listed}){nearest(layer, file.layers)}") from None
         raise UserError(f"{file.path}: has no X ({listed}): choose with data.layer=NAME") from None

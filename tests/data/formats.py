@@ -103,7 +103,7 @@ def h5ad(layout: Callable[[Any], Any]) -> Write:
 WRITERS: dict[str, Write] = {
     "h5ad csr": h5ad(sp.csr_matrix),
     "h5ad csc": h5ad(sp.csc_matrix),
-    "h5ad dense": h5ad(lambda x: x.toarray()),
+    "h5ad dense": h5ad(lambda x: x if isinstance(x, np.ndarray) else x.toarray()),
     "zarr": zarr_folder,
     "10x h5": tenx_h5,
     "10x h5 v2": tenx_h5_v2,

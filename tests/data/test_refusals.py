@@ -39,9 +39,9 @@ def test_missing(cells_file: Path, vocab: GeneVocab) -> None:
 
 def test_not_h5ad(tmp_path: Path, vocab: GeneVocab) -> None:
     (tmp_path / "text.h5ad").write_text("gene,cell1\nA1BG,3\n")
-    assert "text.h5ad: is no h5ad file" in refusal(tmp_path / "text.h5ad", vocab)
+    assert "text.h5ad: is not an h5ad file" in refusal(tmp_path / "text.h5ad", vocab)
     (tmp_path / "empty.h5ad").touch()
-    assert "empty.h5ad: is no h5ad file" in refusal(tmp_path / "empty.h5ad", vocab)
+    assert "empty.h5ad: is not an h5ad file" in refusal(tmp_path / "empty.h5ad", vocab)
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["matrix"] = np.ones(3)
     assert "other.h5: is HDF5 but not h5ad (no obs and no var)" in refusal(tmp_path / "other.h5", vocab)

@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 
 from cellfm_torch.data.sources.base import CellFile, damage_named
+from cellfm_torch.data.sources.probe import look_at
 from cellfm_torch.errors import UserError
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -54,7 +55,7 @@ def open_file(path: Path, is_gene: Callable[[str], bool]) -> CellFile:
         if start.startswith(HDF5) or h5py.is_hdf5(path):
             return _open_hdf5(path)
         if kind:
-            raise UserError(f"{path}: is no {'loom' if kind == 'loom' else 'h5ad'} file: it is not HDF5 at all")
+            raise UserError(f"{path}: is not {'a loom' if kind == 'loom' else 'an h5ad'} file: it is not HDF5 at all")
         if not start:
             raise UserError(f"{path}: is empty: copy or download it again")
         if path.name.endswith(".zarr.zip"):
@@ -90,6 +91,7 @@ def _open_hdf5(path: Path) -> CellFile:
     from cellfm_torch.data.sources.tenx import open_10x_h5
 
     with damage_named(path):
+        look_at(path)
         with h5py.File(path) as file:
             names = set(file)
             inner = set(file["matrix"]) if isinstance(file.get("matrix"), h5py.Group) else set()

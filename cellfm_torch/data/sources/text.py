@@ -20,7 +20,7 @@ import scipy.sparse as sp
 
 from cellfm_torch.data.gene_match import guess_species
 from cellfm_torch.data.sources.base import PIECE, Matrix, MemoryMatrix, NoMatrixError
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, examples, shortened
 
 OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 """How files are opened by their first bytes, whatever their name says."""
@@ -122,12 +122,9 @@ class _Table:
             column = pd.to_numeric(values[i].astype(object), errors="coerce")
             wrong = np.flatnonzero(column.isna() & values[i].notna())
             if len(wrong):
-                name = self.names[i - int(self.named)]
+                name, value = shortened(self.names[i - int(self.named)]), shortened(values[i].iloc[wrong[0]])
                 line = int(frame.index[wrong[0]]) + 2
-                raise UserError(
-                    f"{self.path}: line {line:,}, column '{name}': '{str(values[i].iloc[wrong[0]])[:40]}' is not a "
-                    "number: correct it"
-                )
+                raise UserError(f"{self.path}: line {line:,}, column '{name}': '{value}' is not a number: correct it")
             values = values.assign(**{"": column}).drop(columns=[i]).rename(columns={"": i})[list(at)]
         return values.to_numpy(dtype=np.float64)
 
@@ -173,8 +170,8 @@ class TextFile:
         if not in_columns and not in_rows and not guess_species(table.names):
             if not guess_species(rows):
                 raise UserError(
-                    f"{path}: has genes neither in its columns ({', '.join(table.names[:3])}) nor in its rows "
-                    f"({', '.join(rows[:3])}): symbols or Ensembl ids of human genes are expected"
+                    f"{path}: has genes neither in its columns ({examples(table.names)}) nor in its rows "
+                    f"({examples(rows)}): symbols or Ensembl ids of human genes are expected"
                 )
             in_rows = 1
         if in_rows > in_columns:

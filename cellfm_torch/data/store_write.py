@@ -46,6 +46,8 @@ class StoreOptions:
         Cells per file, and cells that are compressed together; of a new store only.
     processes
         Sources read at the same time.
+    tool
+        Name and version of what makes the store.
     """
 
     read: ReadOptions = field(default_factory=ReadOptions)
@@ -53,6 +55,7 @@ class StoreOptions:
     shard_cells: int = 65_536
     block_cells: int = 64
     processes: int = 1
+    tool: str = "cellfm_torch"
 
 
 @dataclass
@@ -137,12 +140,10 @@ def _create(folder: Path, sources: Sequence[Input], options: StoreOptions) -> No
     ordered = _by_prevalence(store_genes(options.genes), sources, options)
     text = "".join(f"{symbol}\n" for symbol in ordered)
     write_text(folder / "genes.txt", text)
-    from cellfm_torch import __version__
-
     header = {
         "synonyms": synonyms(ordered),
         "genes_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "tool": f"cellfm_torch {__version__}",
+        "tool": options.tool,
         "shard_cells": options.shard_cells,
         "block_cells": options.block_cells,
     }

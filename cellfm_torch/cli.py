@@ -101,10 +101,16 @@ VERBS: dict[str, Verb] = {
         "cellfm genes build hgnc_complete_set.txt",
     ),
     "convert": Verb(
-        "cellfm_torch.convert.ms2pt",
-        "official MindSpore checkpoint -> model folder",
+        "cellfm_torch.convert.command",
+        "published checkpoint (CellFM of MindSpore, scFoundation) -> model folder",
         None,
         "cellfm convert CellFM_80M_weight.ckpt",
+    ),
+    "estimate": Verb(
+        "cellfm_torch.estimate",
+        "memory, arithmetic and expected speed of a model",
+        None,
+        "cellfm estimate 800m --tokens 65536 --dtype bfloat16 --rate 600",
     ),
 }
 

@@ -9,14 +9,14 @@ import functools
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
 from cellfm_torch.batch import InputSpec
+from cellfm_torch.data.budget import TokenBudgetDataModule
 from cellfm_torch.data.collection import Collection, collect
 from cellfm_torch.data.dataset import CellDataset
 from cellfm_torch.data.files import PathLike
@@ -33,7 +33,7 @@ from cellfm_torch.data.table import CellTable
 from cellfm_torch.errors import UserError, nearest
 
 
-class CellDataModule(LightningDataModule):
+class CellDataModule(TokenBudgetDataModule):
     """Cells of h5ad files as batches for one model; works without a Trainer too.
 
     Parameters
@@ -61,7 +61,7 @@ class CellDataModule(LightningDataModule):
     downsample
         Lower the read depth of half of the cells in the input; by default where the model reads depths.
     token_budget
-        Most gene tokens per batch (and device).
+        Most gene tokens per batch (and device), or ``"auto"``; see :class:`TokenBudgetDataModule`.
     block_size, fetch_cells
         Cells of a store that stay together up to a fetch, and cells of a fetch, which are shuffled.
     label
@@ -92,7 +92,7 @@ class CellDataModule(LightningDataModule):
         mask_fraction: float = 0.2,
         hidden_share: float = 0.8,
         downsample: bool | None = None,
-        token_budget: int = 16384,
+        token_budget: int | Literal["auto"] = 16384,
         block_size: int = 64,
         fetch_cells: int = 16384,
         label: str | None = None,
@@ -100,15 +100,14 @@ class CellDataModule(LightningDataModule):
         seed: int = 0,
         **reading: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(token_budget)
         for name, share in {"mask_fraction": mask_fraction, "hidden_share": hidden_share}.items():
             if not 0 < share <= 1:
                 raise UserError(f"data.{name}={share}: must be above 0 and at most 1")
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction={val_fraction}: must be between 0 and 1")
-        least = {"token_budget": (token_budget, 1), "block_size": (block_size, 1)}
-        least |= {"fetch_cells": (fetch_cells, 1), "num_workers": (num_workers, 0), "seed": (seed, 0)}
-        for name, (number, bound) in least.items():
+        least = {"block_size": (block_size, 1), "fetch_cells": (fetch_cells, 1), "num_workers": (num_workers, 0)}
+        for name, (number, bound) in (least | {"seed": (seed, 0)}).items():
             if number < bound:
                 raise UserError(f"data.{name}={number}: must be at least {bound}")
         read = ReadOptions(**reading)
@@ -141,7 +140,6 @@ class CellDataModule(LightningDataModule):
         self.mask_fraction = mask_fraction
         self.hidden_share = hidden_share
         self.downsample = input_spec.read_depth if downsample is None else downsample
-        self.token_budget = token_budget
         self.label = label
         self.num_workers = num_workers
         self.seed = seed
@@ -214,6 +212,11 @@ class CellDataModule(LightningDataModule):
         """Mean value (log1p CP10k) of each gene over the training cells, by gene id: the baseline predictor."""
         return gene_means(self.table, self.train_cells, self.input_spec, seed=self.seed)
 
+    @property
+    def least_token_budget(self) -> int:
+        """Twice the longest cell."""
+        return 2 * int(self.predict_dataloader().sampler.lengths.max())
+
     def setup(self, stage: str | None = None) -> None:
         """Read the files and split the cells, once; every wrong option is found here, before anything is written."""
         if stage == "predict":
@@ -238,6 +241,7 @@ class CellDataModule(LightningDataModule):
             labels=None if self._classes is None else self._classes.codes.astype(np.int64),
         )
         lengths, blocks = dataset.lengths, dataset.blocks
+        budget = self.token_budget or 2 * int(lengths.max())
         if shuffle and rows is not None:
             order = shuffled_order(
                 blocks,
@@ -245,14 +249,14 @@ class CellDataModule(LightningDataModule):
                 parts=np.searchsorted(rows, self.collection.starts),
                 weights=self.weights,
                 fetch_cells=self.fetch_cells,
-                token_budget=self.token_budget,
+                token_budget=budget,
                 seed=self.seed,
             )
         else:
             order = plain_order(blocks, fetch_cells=self.fetch_cells)
         sampler = TokenBudgetSampler(
             lengths,
-            token_budget=self.token_budget,
+            token_budget=budget,
             order=order,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,12 @@ from cellfm_torch.batch import CellBatch, InputSpec
 from cellfm_torch.data.vocab import bundled_symbols
 from cellfm_torch.model.checkpoint import load_folder, save_folder
 from cellfm_torch.model.config import CellFMConfig
+from cellfm_torch.model.embedder import CellEmbedder
 from cellfm_torch.model.heads import CellDecoder, GeneDecoder, ScalarEncoder
 from cellfm_torch.model.layers import RetentionLayer
 from cellfm_torch.model.outputs import Encoding, Prediction
+from cellfm_torch.ops.layout import Layout
+from cellfm_torch.ops.retention import MODES
 
 
 class CellFM(nn.Module):
@@ -32,14 +36,16 @@ class CellFM(nn.Module):
     genes
         Gene symbols in the order of the embedding rows (row i + 1 belongs to ``genes[i]``). Default: the bundled list
         of the same length, where there is one.
+    mode
+        How retention is computed, see :func:`cellfm_torch.retention`: the numbers are the same.
 
     Raises
     ------
     ValueError
-        If the list's length is not ``config.num_genes``.
+        If the list's length is not ``config.num_genes``, or there is no such mode.
     """
 
-    def __init__(self, config: CellFMConfig, *, genes: Sequence[str] | None = None) -> None:
+    def __init__(self, config: CellFMConfig, *, genes: Sequence[str] | None = None, mode: str = "chunked") -> None:
         super().__init__()
         if genes is not None and len(genes) != config.num_genes:
             raise ValueError(f"{len(genes)} gene symbols were given for a model of {config.num_genes} genes")
@@ -70,6 +76,19 @@ class CellFM(nn.Module):
             for emb in (self.gene_emb.weight, self.cls_token[0], self.mask_emb[0], zero_emb[0]):
                 nn.init.xavier_normal_(emb, gain=0.5)
             self.gene_emb.weight[0] = 0
+        self.mode = mode
+
+    @property
+    def mode(self) -> str:
+        """How retention is computed: ``"chunked"``, ``"parallel"`` or ``"recurrent"``; may be set."""
+        return cast(RetentionLayer, self.encoder[0]).retention.mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+        for layer in self.encoder:
+            cast(RetentionLayer, layer).retention.mode = mode
 
     @property
     def cell_dim(self) -> int:
@@ -112,8 +131,9 @@ class CellFM(nn.Module):
         x = x.index_copy(0, gene_rows, genes).index_copy(0, prefix_rows, prefix.flatten(0, 1))  # (T, D)
         # Masked genes enter no state in the first half of the layers, so that nothing is learned from their presence.
         visible = x.new_ones(len(x), 1).index_copy(0, gene_rows, (~batch.hidden).to(x.dtype)[:, None])
+        layout = Layout.of(offsets)  # once: it waits for the device
         for i, layer in enumerate(self.encoder):
-            x = layer(x, offsets=offsets, keep=visible if i < self.config.num_layers // 2 else None)
+            x = layer(x, offsets=layout, keep=visible if i < self.config.num_layers // 2 else None)
         prefix = x.index_select(0, prefix_rows).unflatten(0, (num_cells, num_prefix))
         return Encoding(
             cell=prefix[:, 0],
@@ -122,27 +142,44 @@ class CellFM(nn.Module):
             gene_embedding=gene_embedding,
         )
 
-    def forward(self, batch: CellBatch) -> Prediction:
-        """Encode cells and decode the value of every gene in the batch, by gene and by cell.
+    def forward(self, batch: CellBatch, *, targets_only: bool = False) -> Prediction:
+        """Encode cells and decode the value of genes, by gene and by cell.
 
         Without decoders (see :class:`CellFMConfig`) there is the encoding only.
+
+        Parameters
+        ----------
+        batch
+            As for :meth:`encode`.
+        targets_only
+            Decode the genes of ``batch.target`` and no others, for a loss that asks for no more. With `zeros` it asks
+            for all of them.
         """
         encoding = self.encode(batch)
         if not self.config.decoders:
             return Prediction(None, None, None, None, None, encoding)
-        by_gene, expressed_by_gene = self.gene_decoder(encoding.genes)
-        cell = encoding.cell.index_select(0, batch.cell_of_gene)
-        by_cell, expressed_by_cell = self.cell_decoder(encoding.gene_embedding, cell)
-        return Prediction(by_gene, by_cell, expressed_by_gene, expressed_by_cell, None, encoding)
+        genes, gene_embedding, cell_of_gene, rows = encoding.genes, encoding.gene_embedding, batch.cell_of_gene, None
+        if targets_only and batch.target is not None and not self.config.zeros:
+            rows = batch.target.nonzero()[:, 0]
+            genes, gene_embedding, cell_of_gene = genes[rows], gene_embedding[rows], cell_of_gene[rows]
+        by_gene, expressed_by_gene = self.gene_decoder(genes)
+        cell = encoding.cell.index_select(0, cell_of_gene)
+        by_cell, expressed_by_cell = self.cell_decoder(gene_embedding, cell)
+        return Prediction(by_gene, by_cell, expressed_by_gene, expressed_by_cell, None, encoding, rows)
 
     def _embed_values(self, batch: CellBatch) -> Tensor:
         """Embed each gene's value, or the fact that it is hidden or zero: (N, D)."""
         # A hidden value may be anything, NaN included: it is replaced before any arithmetic touches it.
-        values = batch.values.to(self.cls_token.dtype).masked_fill(batch.hidden, 0)
-        embedded = self.value_enc(values)
+        embedded = self.embed_visible(batch.values.masked_fill(batch.hidden, 0))
+        return torch.where(batch.hidden[:, None], self.mask_emb[0].to(embedded.dtype), embedded)
+
+    def embed_visible(self, values: Tensor) -> Tensor:
+        """Embed values (N,) that are not hidden: (N, D)."""
+        values = values.to(self.cls_token.dtype)
+        embedded: Tensor = self.value_enc(values)
         if self.config.zeros:
             embedded = torch.where((values == 0)[:, None], self.zero_emb[0].to(embedded.dtype), embedded)
-        return torch.where(batch.hidden[:, None], self.mask_emb[0].to(embedded.dtype), embedded)
+        return embedded
 
     def _embed_prefix(self, batch: CellBatch) -> Tensor:
         """Prefix tokens (B, P, D): cls, then S and T where the batch has read depths and the model reads them."""
@@ -153,6 +190,24 @@ class CellFM(nn.Module):
         depth = batch.read_depth.to(torch.promote_types(prefix.dtype, torch.float32))
         depth = torch.log1p(depth / 1000).to(prefix.dtype)  # (B, 2)
         return torch.cat([prefix, self.depth_emb + self.depth_enc(depth)], dim=1)
+
+    def embedder(self, *, int8: bool = False) -> CellEmbedder:
+        """Return a function from batches to cell embeddings (B, D): those of :meth:`encode`, faster.
+
+        It keeps what the first layer makes of each gene that occurs (4 D numbers per gene) and leaves out what cls
+        does not read. Equal to ``encode(batch).cell`` in evaluation mode up to rounding; no gradients.
+
+        Parameters
+        ----------
+        int8
+            Multiply in 8-bit integers where tokens are many: about twice as fast, and no longer exact.
+
+        Raises
+        ------
+        UserError
+            For int8 on a processor without VNNI, or on a GPU.
+        """
+        return CellEmbedder(self, int8=int8)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and genes.txt, each beside and renamed.

@@ -28,14 +28,18 @@ class ScalarEncoder(nn.Module):
         self.a = nn.Parameter(torch.zeros(1, 1))
         self.table = linear(NUM_BINS, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Embed scalars of any shape (...) as (..., D)."""
+    def choice(self, x: Tensor) -> Tensor:
+        """Return the weights of the learned vectors, for scalars of any shape (...): (..., W), summing to 1."""
         sides = torch.stack([self.w1.weight[:, 0], -self.w1.weight[:, 0]])  # x = 1 and x = -1, (2, W)
         h = F.leaky_relu(sides, LEAKY_SLOPE)
         z = self.w3(h) + self.a * h
         # Elementwise, not as a product of matrices: autocast would round x to half precision there.
         logits = x.clamp_min(0)[..., None] * z[0] + (-x).clamp_min(0)[..., None] * z[1]
-        return self.table(logits.softmax(-1))
+        return logits.softmax(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed scalars of any shape (...) as (..., D)."""
+        return self.table(self.choice(x))
 
 
 def probability(logit: Tensor) -> Tensor:

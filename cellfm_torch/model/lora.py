@@ -10,7 +10,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from cellfm_torch.ops.linear import Dense, linear
 
 # Small at the start, and B is zero: an adapter changes nothing before it has learned something.
 START_STD = 0.01
@@ -18,7 +19,7 @@ START_STD = 0.01
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class LoRALinear(nn.Linear):
+class LoRALinear(Dense):
     """A dense layer without bias plus ``B (A x)``; `weight` keeps its name, so that plain weights load unchanged."""
 
     def __init__(self, inputs: int, outputs: int, *, rank: int, device: torch.device | None = None) -> None:
@@ -30,7 +31,7 @@ class LoRALinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
-        return F.linear(x, self.weight) + F.linear(F.linear(x, self.lora_a), self.lora_b)
+        return super().forward(x) + linear(linear(x, self.lora_a), self.lora_b)
 
 
 def merged_weight(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:

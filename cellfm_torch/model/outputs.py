@@ -1,6 +1,7 @@
 """What a backbone returns, the same for every model.
 
-Shapes: B cells, N genes of all cells together, P prefix tokens per cell, D width, C width of the cell embedding.
+Shapes: B cells, N genes of all cells together, R <= N genes that were decoded, P prefix tokens per cell, D width,
+C width of the cell embedding.
 """
 
 from __future__ import annotations
@@ -38,14 +39,16 @@ class Prediction:
 
     Attributes
     ----------
-    by_gene, by_cell : (N,) or None
+    by_gene, by_cell : (R,) or None
         Value of each gene from its own token, and from the cell's embedding.
-    expressed_by_gene, expressed_by_cell : (N,) or None
+    expressed_by_gene, expressed_by_cell : (R,) or None
         Probability that the gene is expressed at all; None without such heads.
     expression : (B, G) or None
         All genes of the vocabulary, for models that predict them all at once.
     encoding
         What the decoders read.
+    rows : (R,) int64 or None
+        Which genes of the batch were decoded; None: all of them, R = N.
     """
 
     by_gene: Tensor | None
@@ -54,3 +57,4 @@ class Prediction:
     expressed_by_cell: Tensor | None
     expression: Tensor | None
     encoding: Encoding
+    rows: Tensor | None = None

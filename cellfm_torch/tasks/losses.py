@@ -1,6 +1,6 @@
 """Losses of masked-value pretraining, computed in float32.
 
-Shapes: B cells, N genes of all cells together, F features compared between cells.
+Shapes: B cells, N genes of all cells together, R <= N genes that were decoded, F features compared between cells.
 """
 
 from __future__ import annotations
@@ -16,41 +16,46 @@ from cellfm_torch.model.outputs import Prediction
 PROBABILITY_FLOOR = 1e-12
 
 
-def _targets(batch: CellBatch) -> tuple[Tensor, Tensor]:
-    """Return (target, target_values), or say that the batch has none."""
+def _targets(batch: CellBatch, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return (target, target_values) of the decoded genes, or say that the batch has none."""
     if batch.target is None or batch.target_values is None:
         raise ValueError("the loss needs batch.target and batch.target_values; this batch was made for inference")
-    return batch.target, batch.target_values.float()
+    target, values = batch.target, batch.target_values.float()
+    return (target, values) if rows is None else (target[rows], values[rows])
 
 
-def masked_mse(predicted: Tensor, batch: CellBatch) -> Tensor:
+def masked_mse(predicted: Tensor, batch: CellBatch, *, rows: Tensor | None = None) -> Tensor:
     """Mean squared error over the target genes of the whole batch: sum of squares / number of targets.
 
     Parameters
     ----------
-    predicted : (N,)
+    predicted : (R,)
         In the units of ``batch.target_values``.
     batch
         With `target` and `target_values`.
+    rows : (R,) int64, optional
+        The genes predicted, all targets among them; None: all genes, R = N.
     """
-    target, values = _targets(batch)
+    target, values = _targets(batch, rows)
     error = (predicted.float() - values).masked_fill(~target, 0)
     return error.square().sum() / target.sum().clamp_min(1)
 
 
-def expressed_bce(probability: Tensor, batch: CellBatch) -> Tensor:
+def expressed_bce(probability: Tensor, batch: CellBatch, *, rows: Tensor | None = None) -> Tensor:
     """Binary cross-entropy against "expressed", summed over all genes of the batch and divided by its targets.
 
     The published form: every token counts, masked or not, while the divisor is the number of masked genes.
 
     Parameters
     ----------
-    probability : (N,)
+    probability : (R,)
         That the gene is expressed.
     batch
         With `target`, and `target_values` above zero where the gene is expressed.
+    rows : (R,) int64, optional
+        As for :func:`masked_mse`.
     """
-    target, values = _targets(batch)
+    target, values = _targets(batch, rows)
     p = probability.float()
     likelihood = torch.where(values > 0, p, 1 - p).clamp_min(PROBABILITY_FLOOR)
     return -likelihood.log().sum() / target.sum().clamp_min(1)
@@ -66,7 +71,8 @@ def loss_terms(prediction: Prediction, batch: CellBatch) -> dict[str, Tensor]:
     }
     if all(output is None for _, output in terms.values()):
         raise UserError("this network predicts no expression (model.config.decoders=false): it cannot be pretrained")
-    return {name: loss(output, batch) for name, (loss, output) in terms.items() if output is not None}
+    rows = prediction.rows
+    return {name: loss(output, batch, rows=rows) for name, (loss, output) in terms.items() if output is not None}
 
 
 def pretraining_loss(prediction: Prediction, batch: CellBatch) -> Tensor:

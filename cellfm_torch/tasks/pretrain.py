@@ -72,7 +72,7 @@ class PretrainTask(pl.LightningModule):
 
     def training_step(self, batch: CellBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        terms = loss_terms(self.network(batch), batch)
+        terms = loss_terms(self.network(batch, targets_only=True), batch)
         loss = torch.stack(list(terms.values())).sum()
         named = {f"train_{name}": value.detach() for name, value in terms.items()}
         self.log_dict({"train_loss": loss.detach(), **named}, batch_size=batch.num_cells)

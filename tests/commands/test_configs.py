@@ -76,6 +76,25 @@ def test_published_recipe_is_the_default_of_the_published_sizes() -> None:
         assert cfg.trainer.precision == ("16-mixed" if torch.cuda.is_available() else "32-true")
 
 
+@pytest.mark.parametrize(
+    ("cuda", "native", "overrides", "expected"),
+    [
+        (False, False, [], "32-true"),
+        (True, True, [], "bf16-mixed"),
+        (True, False, [], "16-mixed"),
+        (True, True, ["trainer.accelerator=cpu"], "32-true"),
+        (True, True, ["trainer.accelerator=gpu", "+experiment=pretrain_800m", "data.path=x"], "16-mixed"),
+        (False, False, ["trainer.precision=bf16-true"], "bf16-true"),  # what is asked for by name is done
+    ],
+)
+def test_half_precision_where_the_device_gains(
+    cuda: bool, native: bool, overrides: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native)
+    assert composed(*overrides).trainer.precision == expected
+
+
 def test_switches_reach_the_network() -> None:
     cfg = composed("task.zeros=true", "task.read_depth=true")
     spec = build(cfg)["network"].input_spec

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from synthetic import GENES, batch_of, network_of, take
 from torch import Tensor, nn
 
-from cellfm_torch import CellBatch, CellFM, CellFMConfig, Prediction, pretraining_loss
+from cellfm_torch import CellFM, CellFMConfig, Prediction, pretraining_loss
 
-GENES = 200
 # The project's bar. float32 products of small and large matrices take other paths; 2e-6 and 5e-15
 # seen here, at outputs of magnitude 1.
 INDEPENDENT = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -25,51 +25,6 @@ def nan_in_fresh_memory() -> Iterator[None]:
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def network_of(*, dtype: torch.dtype = torch.float32, num_layers: int = 4, **variant: bool) -> CellFM:
-    torch.manual_seed(0)
-    network = CellFM(CellFMConfig(num_layers=num_layers, dim=64, num_heads=2, num_genes=GENES, **variant))
-    with torch.no_grad():  # gains, offsets and `a` start where they hide mistakes
-        for name, p in network.named_parameters():
-            if "norm" in name or name.endswith(("bias", ".a")):
-                p.add_(0.2 * torch.randn_like(p))
-    return network.to(dtype).eval()
-
-
-def batch_of(lengths: list[int], *, seed: int = 0, read_depth: bool = False, zeros: bool = False) -> CellBatch:
-    generator = torch.Generator().manual_seed(seed)
-    total = sum(lengths)
-    ids = [torch.randperm(GENES, generator=generator)[:n] + 1 for n in lengths]
-    values = torch.rand(total, generator=generator, dtype=torch.float64) * 6 + 0.1
-    if zeros:
-        values = values.masked_fill(torch.rand(total, generator=generator) < 0.4, 0)
-    hidden = torch.rand(total, generator=generator) < 0.25
-    depth = torch.rand(len(lengths), 2, generator=generator, dtype=torch.float64) * 2e4 + 1e3
-    return CellBatch(
-        gene_ids=torch.cat([*ids, torch.zeros(0, dtype=torch.int64)]),
-        values=values.masked_fill(hidden, float("nan")),  # a hidden value is never read
-        hidden=hidden,
-        offsets=torch.tensor([0, *lengths]).cumsum(0),
-        cell_index=torch.arange(len(lengths)),
-        target=hidden,
-        target_values=values,
-        read_depth=depth if read_depth else None,
-    )
-
-
-def take(batch: CellBatch, cells: list[int], orders: list[Tensor] | None = None) -> tuple[CellBatch, Tensor]:
-    """Return the batch of these cells, its genes reordered within each, and the rows they came from."""
-    rows = [torch.arange(int(batch.offsets[c]), int(batch.offsets[c + 1])) for c in cells]
-    if orders is not None:
-        rows = [row[order] for row, order in zip(rows, orders, strict=True)]
-    picked = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64)
-    per_gene = ("gene_ids", "values", "hidden", "target", "target_values")
-    changed = {name: getattr(batch, name)[picked] for name in per_gene}
-    changed["offsets"] = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0)
-    changed["cell_index"] = batch.cell_index[cells]
-    changed["read_depth"] = None if batch.read_depth is None else batch.read_depth[cells]
-    return dataclasses.replace(batch, **changed), picked
 
 
 def outputs(prediction: Prediction) -> dict[str, Tensor]:
@@ -344,3 +299,45 @@ def test_genes_and_input_spec() -> None:
     assert spec.read_depth and spec.expressed_only and spec.value_transform == "log1p_cp10k"
     assert not CellFM(dataclasses.replace(config, zeros=True)).input_spec.expressed_only
     assert network.cell_dim == 32
+
+
+@pytest.mark.parametrize("variant", [{}, {"read_depth": True}, {"zeros": True}])
+def test_decoding_the_targets_alone_gives_the_same_loss_and_gradients(variant: dict[str, bool]) -> None:
+    network = network_of(dtype=torch.float64, **variant)
+    batch = batch_of([40, 0, 60, 7], **variant)
+    found = []
+    for targets_only in (False, True):
+        network.zero_grad()
+        prediction = network(batch, targets_only=targets_only)
+        loss = pretraining_loss(prediction, batch)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
+    assert (prediction.rows is None) == ("zeros" in variant)
+    assert batch.target is not None and (prediction.rows is None or len(prediction.by_gene) == batch.target.sum())
+    for all_genes, targets in zip(*found, strict=True):
+        # The loss is summed in float32, here in another order; gradients are of magnitude 1.
+        torch.testing.assert_close(targets, all_genes, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", [{}, {"read_depth": True, "zeros": True}])
+def test_all_modes_give_the_same(variant: dict[str, bool]) -> None:
+    network = network_of(**variant)
+    batch = batch_of([90, 1, 0, 150, 2], **variant)
+    assert network.mode == "chunked"
+    with torch.no_grad():
+        chunked = network(batch)
+        for mode in ("parallel", "recurrent"):
+            network.mode = mode
+            worst = differences(network(batch), chunked, list(range(5)), torch.arange(batch.num_genes))
+            assert all(x < INDEPENDENT[torch.float32] for x in worst.values()), (mode, worst)
+    with pytest.raises(ValueError, match="must be one of chunked, parallel, recurrent; got 'fast'"):
+        network.mode = "fast"
+
+
+def test_a_batch_waits_for_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, batch = network_of(), batch_of([9, 5])
+    read: list[Tensor] = []
+    tolist = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda self: read.append(self) or tolist(self))  # type: ignore[func-returns-value]
+    network(batch)
+    assert len(read) == 1

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cellfm_torch import hydra_app
+from cellfm_torch import __version__, hydra_app
 
 
 def prepare(cfg: Any) -> int:
@@ -44,6 +44,7 @@ def prepare(cfg: Any) -> int:
         shard_cells=options["shard_cells"],
         block_cells=options["block_cells"],
         processes=options["processes"] or os.cpu_count() or 1,
+        tool=f"cellfm_torch {__version__}",
     )
     console = Console()
     with FileProgress(console, total=len(sources)) as progress:

@@ -12,7 +12,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,8 @@ class StoreOptions:
         Cells per file, and cells that are compressed together; of a new store only.
     processes
         Sources read at the same time.
+    tool
+        Name and version of what makes the store.
     """
 
     read: ReadOptions = field(default_factory=ReadOptions)
@@ -54,6 +55,7 @@ class StoreOptions:
     shard_cells: int = 65_536
     block_cells: int = 64
     processes: int = 1
+    tool: str = "cellfm_torch"
 
 
 @dataclass
@@ -141,7 +143,7 @@ def _create(folder: Path, sources: Sequence[Input], options: StoreOptions) -> No
     header = {
         "synonyms": synonyms(ordered),
         "genes_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "tool": f"cellfm_torch {version('cellfm_torch')}",
+        "tool": options.tool,
         "shard_cells": options.shard_cells,
         "block_cells": options.block_cells,
     }

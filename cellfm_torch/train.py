@@ -23,6 +23,9 @@ def train(cfg: Any) -> int:
     from rich.console import Console
 
     hydra_app.quiet_lightning()
+    from cellfm_torch.ops.backend import set_backend
+
+    set_backend(cfg.backend)
     from cellfm_torch.interrupt import RandomState, SaveOnStop, Stopped, StopSignals
     from cellfm_torch.run_folder import RunFolder
 

@@ -42,8 +42,8 @@ def operands(lengths: Sequence[int], settings: Settings) -> Operands:
     rng = torch.Generator().manual_seed(settings.seed)
     shape = (sum(lengths), config.num_heads, config.head_dim)
     q, k, v = (torch.randn(shape, generator=rng) for _ in range(3))
-    made = (x.to(settings.device, settings.torch_dtype) for x in (q.relu_(), k.relu_(), v))
-    return (*made, torch.tensor([0, *lengths], device=settings.device).cumsum(0))
+    q, k, v = (x.to(settings.device, settings.torch_dtype) for x in (q.relu_(), k.relu_(), v))
+    return q, k, v, torch.tensor([0, *lengths], device=settings.device).cumsum(0)
 
 
 def run_mode(mode: str, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor) -> Tensor:
@@ -107,8 +107,7 @@ class Turns:
         fill_tables(embedder, batch.gene_ids, small)
 
         def call(turn: int) -> Work:
-            with self.settings.autocast():
-                embedder(batch)
+            embedder(batch)
             return batch.num_cells, num_tokens(network, batch)
 
         return Side(name, call)
@@ -143,7 +142,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     operator = {
         mode: {n: turns.operator(mode, n) for n in lengths if has[mode] and fits(mode, n, settings)} for mode in MODES
     }
-    network = network_of(settings).eval()
+    network = network_of(settings).eval().to(settings.torch_dtype)
     embedder = network.embedder()
     embed = {n: turns.embedding(embedder, network, f"embed {n}", turns.cells(n)) for n in lengths}
     by_cells = {
@@ -202,8 +201,9 @@ def measure(settings: Settings) -> dict[str, Any]:
         + ", ".join(f"{which} {value:.2f}" if value else f"{which} not measured" for which, value in growth.items())
         + " (of the medians over the turns).",
         f"Every length is timed at {turns.total:,} tokens in one batch (parallel mode: "
-        f"{min(turns.total, MOST_PARALLEL):,}), all lengths in every turn. Memory is of one cell alone in a fresh process, above what weights, tables "
-        "and operands take; 'own' also leaves out the operator's result, which is as large as q.",
+        f"{min(turns.total, MOST_PARALLEL):,}), all lengths in every turn. Memory is of one cell alone in a fresh "
+        "process, above what weights, tables and operands take; 'own' also leaves out the operator's result, which is "
+        "as large as q.",
         "Error: largest difference from the quadratic form in float64 at 64 queries, over its mean magnitude; operator "
         f"of {network.config.num_heads} heads of {network.config.head_dim}. The parallel mode is left out where its "
         f"pairwise weights take more than {MOST_PAIRS / 2**30:.0f} GiB.",

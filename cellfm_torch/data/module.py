@@ -229,7 +229,7 @@ class CellDataModule(TokenBudgetDataModule):
         )
         sampler = TokenBudgetSampler(
             dataset.lengths,
-            token_budget=self.token_budget or 2 * int(dataset.lengths.max()),
+            token_budget=self.token_budget or 4 * int(dataset.lengths.max()),  # open: something small
             seed=self.seed,
             shuffle=shuffle,
             rank=self.trainer.global_rank if self.trainer else 0,

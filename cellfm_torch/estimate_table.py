@@ -38,13 +38,10 @@ def table_of(result: dict[str, Any], *, title: str) -> Table:
     saved = amount(memory["activations_every_layer_checkpointed"]) + "B"
     row("", saved, "with every layer checkpointed")
     number = memory["checkpointed_layers"]
+    chosen = f"{number} of {network['num_layers']} layers checkpointed"
     if 0 < number < network["num_layers"]:
-        row("", amount(memory["activations"]) + "B", f"with {number} of {network['num_layers']} layers checkpointed")
-    row(
-        "training",
-        amount(memory["total"]) + "B",
-        f"{number} of {network['num_layers']} layers checkpointed" if number else "",
-    )
+        row("", amount(memory["activations"]) + "B", f"with {chosen}")
+    row("training", amount(memory["total"]) + "B", chosen if number else "")
     row("embedding", amount(result["embedding_memory"]["total"]) + "B", "weights and activations")
     if result["available_memory"] is not None:
         needed = memory["total"] * result["process_memory_factor"]

@@ -83,7 +83,7 @@ class ActivationCheckpointing(Callback):
         needs = []
         for policy in ("none", "all"):
             checkpoint_layers(layers, policy)
-            needs.append(trial.needs(min(budget, _least(trainer.datamodule))).of(budget))
+            needs.append(trial.needs(_least(trainer.datamodule)).of(budget))
         # At the peak one layer holds everything, whether it kept it or has just computed it again.
         most = max(1, len(layers) - 1)
         saved = (needs[0] - needs[1]) / most
@@ -138,10 +138,8 @@ class TokenBudgetFinder(Callback):
             return
         trial = StepTrial(trainer, pl_module)
         least = _least(data)
-        most = least
-        while trial.num_batches(most) > 1 and (self.most is None or most < self.most):
-            most *= 2
-        most = max(least, min(most, self.most or most))
+        whole = trial.epoch_tokens + least  # more changes nothing: an epoch is one batch
+        most = max(least, min(whole, self.most or whole))
         search = self._by_trial if trial.device.type == "cuda" else self._by_estimate
         budget = torch.tensor(search(trial, least, most), device=trial.device)
         data.token_budget = int(trainer.strategy.reduce(budget, reduce_op="min"))
@@ -162,18 +160,15 @@ class TokenBudgetFinder(Callback):
 
     @staticmethod
     def _by_trial(trial: StepTrial, least: int, most: int) -> int:
-        tokens: dict[int, int] = {}  # of the batch tried, by budget: the sampler may leave a batch below its budget
         held_bytes = trial.state_bytes + int(HEAD_ROOM * available_memory(trial.device))
 
         def fits(budget: int) -> bool:
             torch.cuda.empty_cache()
             try:
                 held = torch.empty(held_bytes, dtype=torch.uint8, device=trial.device)
-                batch = trial.batch(budget)
-                trial.run(batch)
+                trial.run(trial.batch(budget))
             except torch.OutOfMemoryError:
                 return False
-            tokens[budget] = int(batch.num_genes)
             del held
             return True
 
@@ -181,7 +176,7 @@ class TokenBudgetFinder(Callback):
         torch.cuda.empty_cache()
         if found is None:
             raise UserError(_too_large(least, "more than the device has"))
-        return found if found == most else max(least, tokens[found])
+        return found
 
 
 def _too_large(least: int, missing: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cellfm_torch.errors import UserError
@@ -47,7 +49,8 @@ class StepTrial:
     Parameters
     ----------
     trainer
-        With a data module that has a ``token_budget`` (tokens per batch) to change.
+        With a data module whose ``token_budget`` (tokens per batch) can be changed, and whose loader has plans of
+        batches for a sampler and makes batches of plans.
     pl_module
         Moved to the device of the trainer.
     """
@@ -75,23 +78,27 @@ class StepTrial:
         free = available_memory(self.device) / (self.trainer.num_devices if on_cpu else 1)
         return max(0.0, (1 - HEAD_ROOM) * free - self.gradient_bytes - self.state_bytes)
 
-    @contextmanager
-    def _budget(self, tokens: int) -> Iterator[Any]:
-        before, self.data.token_budget = self.data.token_budget, tokens
+    @cached_property
+    def _epoch(self) -> tuple[Any, Any, NDArray[np.int64]]:
+        """Loader, plan and tokens (n,) of a batch of all the cells this rank has in an epoch."""
+        before, self.data.token_budget = self.data.token_budget, sys.maxsize
         try:
-            yield self.data.train_dataloader()
+            loader = self.data.train_dataloader()
         finally:
             self.data.token_budget = before
+        plan = next(iter(loader.sampler))
+        return loader, plan, loader.sampler.lengths[plan.cells]
 
-    def num_batches(self, tokens: int) -> int:
-        """Batches of an epoch with this budget, on this rank."""
-        with self._budget(tokens) as loader:
-            return len(loader)
+    @property
+    def epoch_tokens(self) -> int:
+        """Tokens of all the cells this rank has in an epoch."""
+        return int(self._epoch[2].sum())
 
     def batch(self, tokens: int) -> Any:
-        """Return the first training batch of a budget, on the device."""
-        with self._budget(tokens) as loader:
-            return next(iter(loader)).to(self.device)
+        """Return training cells of at most so many tokens, one at least, as a batch on the device."""
+        loader, plan, lengths = self._epoch
+        cells = max(1, int(np.searchsorted(np.cumsum(lengths), tokens, side="right")))
+        return loader.dataset[replace(plan, cells=plan.cells[:cells])].to(self.device)
 
     def run(self, batch: Any, *, ledger: Ledger | None = None) -> None:
         """Do the step, within `ledger`. Gradients are dropped at its end."""
@@ -131,9 +138,9 @@ class StepTrial:
         Parameters
         ----------
         tokens
-            The smaller budget.
+            Of the larger one.
         """
-        batches = [self.batch(tokens), self.batch(2 * tokens)]
+        batches = [self.batch(tokens // 2), self.batch(tokens)]
         small, large = (batch.num_genes for batch in batches)
         lines = []
         for x, y in zip(*map(self.peaks, batches), strict=True):

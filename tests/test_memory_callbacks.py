@@ -85,9 +85,8 @@ def test_budget_fills_the_memory_there_is(
     # What a batch of that budget really needs, beside gradients and moments: all but the share that stays free.
     trial = StepTrial(run, task)
     batch = trial.batch(budget)
-    full = max(trial.peaks(batch)) * budget / batch.num_genes  # the sampler deals out equal batches, below the budget
-    needed = full + trial.gradient_bytes + trial.state_bytes
-    # 3 %: what does not grow with tokens is fitted from small batches.
+    needed = max(trial.peaks(batch)) + trial.gradient_bytes + trial.state_bytes
+    # 3 %: what does not grow with tokens is fitted from two cells; the last cell may stop short of the budget.
     assert needed == pytest.approx((1 - HEAD_ROOM) * free, rel=0.03)
     assert all(p.grad is None for p in network.parameters())
 
@@ -134,7 +133,7 @@ def test_budget_ends_with_the_data(
     data = data_of("auto")
     trainer_of(tmp_path, TokenBudgetFinder(), limit_train_batches=0).fit(PretrainTask(network), datamodule=data)
     assert data.token_budget is not None and len(data.train_dataloader()) == 1
-    assert data.token_budget < 4 * 100 * 320  # not the first number that holds 320 cells of 100 genes, times two
+    assert data.token_budget <= 320 * 100 + 200  # 320 cells of 100 genes, and no more than it takes
 
 
 def test_budget_survives_a_resumed_run(
@@ -161,7 +160,7 @@ def test_no_room_for_two_cells(network: CellFM, data_of: Make, tmp_path: Path, m
 
 
 class FakeTrial:
-    """A device that takes `limit` tokens; batches come 50 tokens below their budget."""
+    """A device that takes `limit` tokens."""
 
     device = torch.device("cpu")
     state_bytes = 8
@@ -171,7 +170,7 @@ class FakeTrial:
         self.tried: list[int] = []
 
     def batch(self, tokens: int) -> Any:
-        return types.SimpleNamespace(num_genes=tokens - 50)
+        return types.SimpleNamespace(num_genes=tokens)
 
     def run(self, batch: Any) -> None:
         self.tried.append(batch.num_genes)

@@ -23,7 +23,7 @@ class TokenBudgetDataModule(LightningDataModule):
     Attributes
     ----------
     token_budget : int or None
-        None as long as it is open: batches are then as small as is allowed. What was found travels in checkpoints,
+        None as long as it is open: batches are then small. What was found travels in checkpoints,
         so that a resumed run makes the same batches.
 
     Raises

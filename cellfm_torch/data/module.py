@@ -241,7 +241,7 @@ class CellDataModule(TokenBudgetDataModule):
             labels=None if self._classes is None else self._classes.codes.astype(np.int64),
         )
         lengths, blocks = dataset.lengths, dataset.blocks
-        budget = self.token_budget or 2 * int(lengths.max())
+        budget = self.token_budget or 4 * int(lengths.max())  # open: something small
         if shuffle and rows is not None:
             order = shuffled_order(
                 blocks,

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from cellfm_torch.errors import UserError
 
-MEMORY = 1 << 28
-"""Entries of a matrix that are held at a time where the layout on disk is by gene: 3 GB of values and indices."""
+MEMORY = 1 << 25
+"""Entries of a matrix that are held at a time where the layout on disk is by gene: 1.2 GB while they are sorted."""
 
 PIECE = 1 << 23
 """Values of a dense matrix, or entries of a matrix that is stored by gene, read at a time."""
@@ -159,7 +159,7 @@ class ColumnMatrix:
             yield from MemoryMatrix(self._gather(start, min(start + rows, self.shape[0]))).blocks(size)
 
     def _gather(self, start: int, stop: int) -> sp.csr_matrix:
-        parts: list[tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int32]]] = []
+        parts: list[tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]] = []
         for a in range(0, int(self._indptr[-1]), PIECE):
             b = min(a + PIECE, int(self._indptr[-1]))
             cells = checked_indices(np.asarray(self._indices[a:b]), self.shape[0])
@@ -167,7 +167,8 @@ class ColumnMatrix:
             genes = np.repeat(
                 np.arange(self.shape[1], dtype=np.int32), np.diff(np.clip(self._indptr, a, b)).astype(np.int64)
             )
-            parts.append((numbers(np.asarray(self._data[a:b]))[own], cells[own] - start, genes[own]))
+            rows = (cells[own] - start).astype(np.int32)
+            parts.append((numbers(np.asarray(self._data[a:b]))[own], rows, genes[own]))
         shape = (stop - start, self.shape[1])
         if not parts:
             return sp.csr_matrix(shape)

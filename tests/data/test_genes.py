@@ -22,7 +22,7 @@ def test_bundled(num_genes: int) -> None:
 
 
 def test_bundled_unknown_size_names_the_sizes() -> None:
-    with pytest.raises(UserError, match="100 genes: choose from 24078, 27855"):
+    with pytest.raises(UserError, match="100 genes: choose from 19264, 24078, 27855"):
         GeneVocab.bundled(100)
 
 

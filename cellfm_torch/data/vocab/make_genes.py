@@ -6,8 +6,8 @@ Each CSV lists Ensembl gene ids and the symbols they had in one release: columns
 header and these two first. A gene is an id; its symbol is that of the newest release, its previous symbols are those
 of the older ones. Kept are genes with a name in a vocabulary: those beside this script and those of ``--also``.
 
-The bundled table was made from the human gene names of GENCODE 48, 44 and 38 (as listed in
-chanzuckerberg/single-cell-curation, MIT) and of Geneformer's ``gene_info_table.csv``; only the pairs (facts) are kept.
+The bundled table was made from Geneformer's ``gene_info_table.csv`` alone; only the pairs (facts) are kept. Previous
+symbols and aliases come with HGNC's table, which users compile themselves (``cellfm genes build``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,219 @@
+"""Training steps on PBMC3k: forward, loss and backward beside the peer's, and what each of our choices is worth.
+
+Shapes: B cells, N genes of all cells together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.cells import batches_of, first_cells, network_of, num_tokens, operations_per_token, padded_cells
+from benchmarks.embed import rate_note, shapes
+from benchmarks.fresh import peak_of
+from benchmarks.machine import full_machine, versions
+from benchmarks.peer import PADDED, Peer, padded, peer_name
+from benchmarks.report import progress
+from benchmarks.settings import Settings
+from benchmarks.timing import Side, Work, matmul_side, take_turns, utilisation
+from cellfm_torch import CellBatch, CellFM, pretraining_loss
+from cellfm_torch.errors import UserError
+from cellfm_torch.optim import MindSporeAdam
+
+ALLOWED = {"loss": 1e-4, "gradient": 1e-2}
+"""Largest relative differences from the peer at which a speed is reported (float32).
+
+Of 200,000 activations before a relu about one changes its sign by rounding, which is worth up to 2e-3 in a gradient.
+"""
+
+FORWARD_AND_BACKWARD = 3
+"""Arithmetic of a training step in units of its forward pass."""
+
+
+def gradients(network: CellFM, batch: CellBatch, *, targets_only: bool = True) -> tuple[float, dict[str, Tensor]]:
+    """Return loss and gradients without dropout, float32."""
+    network.eval()
+    network.zero_grad(set_to_none=True)
+    loss = pretraining_loss(network(batch, targets_only=targets_only), batch)
+    loss.backward()
+    found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad(set_to_none=True)
+    network.train()
+    return float(loss.detach()), found
+
+
+def worst_gradient(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """Return the largest RMS of a difference over the RMS of the peer's gradient, over the tensors."""
+    pairs = [(grad, theirs[peer_name(name)].to(grad)) for name, grad in ours.items()]
+    errors = [float((grad - other).norm() / other.norm()) for grad, other in pairs if other.any()]
+    return max(errors, key=lambda x: (x != x, x))  # NaN is larger than anything
+
+
+def compare(network: CellFM, peer: Peer, batch: CellBatch) -> dict[str, float]:
+    """Return relative differences from the corrected peer: of the loss, and of the gradients in both precisions."""
+    loss, ours = gradients(network, batch)
+    their_loss, theirs = peer.corrected_gradients(padded(batch))
+    double = {name: getattr(batch, name).double() for name in ("values", "target_values", "read_depth")}
+    exact = copy.deepcopy(network).double()
+    _, exact_grads = gradients(exact, dataclasses.replace(batch, **double))
+    return {
+        "loss": abs(loss - their_loss) / abs(their_loss),
+        "gradient": worst_gradient(ours, theirs),
+        "gradient_of_our_float64": worst_gradient(exact_grads, theirs),
+    }
+
+
+@contextlib.contextmanager
+def without_onednn() -> Iterator[None]:
+    torch.backends.mkldnn.enabled = False  # flags(...) would warn of TF32 on GPUs of Intel's
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = True
+
+
+class Steps:
+    """Training steps on one network, each on the batch of its turn."""
+
+    def __init__(self, network: CellFM, batches: list[CellBatch], settings: Settings) -> None:
+        self.network, self.batches, self.settings = network, batches, settings
+
+    def side(
+        self,
+        name: str,
+        *,
+        targets_only: bool = True,
+        around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        optimiser: torch.optim.Optimizer | None = None,
+        batches: list[CellBatch] | None = None,
+        real: list[CellBatch] | None = None,
+    ) -> Side:
+        """Make a side.
+
+        Parameters
+        ----------
+        around
+            What a step happens in.
+        optimiser
+            Whose step is part of ours.
+        batches
+            One per turn, instead of those of this object; `real` are the same cells without padding, which count.
+        """
+        given, counted = batches or self.batches, real or batches or self.batches
+
+        def call(turn: int) -> Work:
+            batch = given[turn % len(given)]
+            self.network.zero_grad(set_to_none=True)
+            with around():
+                with self.settings.autocast():
+                    loss = pretraining_loss(self.network(batch, targets_only=targets_only), batch)
+                loss.backward()
+            if optimiser is not None:
+                optimiser.step()
+            batch = counted[turn % len(counted)]
+            return batch.num_cells, num_tokens(self.network, batch)
+
+        return Side(name, call)
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    network = network_of(settings).train()
+    batches = batches_of(network, settings, training=True)[: settings.repeats]
+    few = [first_cells(batch, settings.peer_cells) for batch in batches]
+    peer = Peer(settings.peer, network) if settings.peer else None
+    error = compare(network, peer, few[0]) if peer else None
+    if error is not None and not all(error[name] <= limit for name, limit in ALLOWED.items()):  # NaN is beyond
+        raise UserError(f"loss and gradients differ from the peer's by {error}: no speed is reported")
+    # The optimisers of the timed rows move the weights by nothing, so that all rows work on the same network.
+    published = MindSporeAdam(network.parameters(), lr=0.0)
+    fused = torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=0.0, fused=True)
+
+    steps = Steps(network, batches, settings)
+    main = steps.side("ragged, loss on targets")
+    sides = [main]
+    if settings.device == "cpu" and settings.dtype == "float32" and torch.backends.mkldnn.is_available():
+        sides.append(steps.side("without oneDNN", around=without_onednn))
+    sides.append(steps.side("all genes decoded", targets_only=False))
+    sides.append(
+        steps.side(f"padded to {PADDED:,}", batches=[padded_cells(b, PADDED) for b in few], real=few),
+    )
+    sides.append(steps.side("with MindSpore's Adam", optimiser=published))
+    sides.append(steps.side("with fused AdamW", optimiser=fused))
+    matmul = matmul_side(settings.device, settings.torch_dtype)
+    onednn = matmul_side(settings.device, settings.torch_dtype, onednn=True) if settings.device == "cpu" else None
+    theirs = None
+    if peer:
+        laid = [padded(batch) for batch in few]
+
+        def peer_call(turn: int) -> Work:
+            peer.network.zero_grad(set_to_none=True)
+            with settings.autocast():
+                loss = peer.loss(laid[turn % len(laid)])
+            loss.backward()
+            batch = few[turn % len(few)]
+            return batch.num_cells, num_tokens(network, batch)
+
+        theirs = Side("peer", peer_call)
+    for side in (*sides, *([theirs] if theirs else [])):
+        side.call(0)
+    order = [matmul, *([onednn] if onednn else []), *sides, *([theirs] if theirs else [])]
+    take_turns(order, progress(settings.repeats, "train"), device=settings.device)
+
+    cost = FORWARD_AND_BACKWARD * operations_per_token(network.config)
+    rows: list[dict[str, Any]] = []
+    for side in (*sides, *([theirs] if theirs else [])):
+        row = {
+            "name": "CellFM-torch, padded to 2,048" if side is theirs else side.name,
+            "cells": sum(work[0] for work in side.work),
+            "cells_per_second": side.steady(),
+            "tokens_per_second": side.steady(1),
+            "useful_utilisation": utilisation(side, matmul, cost),
+            "ratio_to_peer": side.ratio_to(theirs) if theirs else None,
+            "ratio_spread": side.spread_to(theirs) if theirs else None,
+            "ratio_to_first": side.ratio_to(main),
+            "seconds": side.seconds,
+        }
+        if side is main:
+            row |= {"max_error": error["loss"] if error else None, "peak_memory_mb": peak_of("train", settings)}
+        if side is theirs:
+            row["peak_memory_mb"] = peak_of("peer_train", settings)
+        rows.append(row)
+    if settings.device == "cpu":
+        rows.append({"name": "on a GPU, bf16", "cells_per_second": None, "ratio_to_peer": None})
+    head = rows[0]
+    notes = rate_note(matmul, onednn)
+    notes.append(
+        "A step is forward, loss and backward of a batch by token budget in train mode; the optimiser has rows of its "
+        f"own. Padded: {settings.peer_cells} cells, filled up with hidden tokens, for the cost alone."
+    )
+    if error:
+        notes.append(
+            f"Against the peer with slope 0.2, epsilon 1e-7 and without dropout: loss {error['loss']:.1e} (max error), "
+            f"worst gradient {error['gradient']:.1e}, and {error['gradient_of_our_float64']:.1e} where ours is in "
+            "float64 (RMS of the difference over RMS; one activation in 200,000 changes its sign by rounding)."
+        )
+        notes.append(
+            f"The peer is timed as it ships, {settings.peer_cells} cells a step laid out beforehand, recomputation off."
+        )
+    return {
+        "theme": "train",
+        "title": f"Training steps on PBMC3k, {settings.model}, {settings.device}, {settings.dtype}",
+        **{key: head[key] for key in ("ratio_to_peer", "useful_utilisation", "max_error")},
+        **{key: head[key] for key in ("cells_per_second", "tokens_per_second", "peak_memory_mb")},
+        "error": error,
+        "matmul_rate": matmul.steady(1),
+        "matmul_rate_onednn": onednn.steady(1) if onednn else None,
+        "matmul_seconds": matmul.seconds,
+        "rows": rows,
+        "notes": notes,
+        "shapes": shapes(network, batches),
+        "settings": settings.as_json(),
+        "machine": full_machine(settings.device, torch.get_num_threads()),
+        "versions": versions(("torch", "numpy")),
+    }

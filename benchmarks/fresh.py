@@ -102,23 +102,18 @@ def prepare(job: dict[str, Any]) -> Callable[[], object]:
 
         train(small)
         return lambda: train(batch)
-    network.eval()
+    network.eval().to(settings.torch_dtype)
     small, batch = cells.visible(small), cells.visible(batch)
     if job["kind"] == "encode":
 
         def encode() -> object:
-            with torch.inference_mode(), settings.autocast():
+            with torch.inference_mode():
                 return network.encode(batch).cell
 
         return encode
     embedder = network.embedder(int8=job["kind"] == "int8")
-
-    def embed() -> object:
-        with settings.autocast():
-            return embedder(batch)
-
     cells.fill_tables(embedder, batch.gene_ids, small)  # part of the start
-    return embed
+    return lambda: embedder(batch)
 
 
 def watch(job: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +110,7 @@ class Peer:
         )
         sys.path.insert(0, str(checkout))
         try:
-            self.network: nn.Module = importlib.import_module("layers.torch_finetune").FinetuneModel(
+            self.network: Any = importlib.import_module("layers.torch_finetune").FinetuneModel(
                 config.num_genes, options
             )
         finally:
@@ -125,12 +126,16 @@ class Peer:
         """Return the cls embeddings (B, D) as it ships them."""
         self.network.eval()
         with torch.no_grad():
-            return self.network.encode(x.expression, x.genes, x.depths, x.valid)[0][:, 0]
+            return self._encode(x)
 
     def loss(self, x: Padded) -> Tensor:
         """Return the training loss as it ships it."""
         self.network.train()
         return self._loss(x)
+
+    def _encode(self, x: Padded) -> Tensor:
+        made: tuple[Tensor, Tensor] = self.network.encode(x.expression, x.genes, x.depths, x.valid)
+        return made[0][:, 0]
 
     def _loss(self, x: Padded) -> Tensor:
         return self.network(x.target_values, x.expression, x.depths, x.genes, x.target, x.valid)
@@ -156,7 +161,7 @@ class Peer:
     def corrected_embedding(self, x: Padded) -> Tensor:
         """Return the cls embeddings (B, D), corrected."""
         with self.corrected(), torch.no_grad():
-            return self.network.encode(x.expression, x.genes, x.depths, x.valid)[0][:, 0]
+            return self._encode(x)
 
     def corrected_gradients(self, x: Padded) -> tuple[float, dict[str, Tensor]]:
         """Return the corrected loss and its gradients, by its own names."""

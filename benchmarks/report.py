@@ -31,6 +31,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "ratio_to_first": ("ratio to first row", "{:.2f}"),
     "max_error": ("max error", "{:.1e}"),
     "peak_memory_mb": ("peak memory, MB", "{:,.0f}"),
+    "own_memory_mb": ("own, MB", "{:,.1f}"),
     "memory_above_mb": ("above the start, MB", "{:,.0f}"),
 }
 

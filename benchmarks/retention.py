@@ -30,6 +30,9 @@ CELLS = (1, 2, 4, 8, 16, 32, 64)
 MOST_PAIRS = 4 << 30
 """Bytes of pairwise weights, H N^2 each, above which the parallel mode is left out."""
 
+MOST_PARALLEL = 8192
+"""Tokens in a call of the parallel mode."""
+
 Operands = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -39,8 +42,8 @@ def operands(lengths: Sequence[int], settings: Settings) -> Operands:
     rng = torch.Generator().manual_seed(settings.seed)
     shape = (sum(lengths), config.num_heads, config.head_dim)
     q, k, v = (torch.randn(shape, generator=rng) for _ in range(3))
-    made = (x.to(settings.device, settings.torch_dtype) for x in (q.relu_(), k.relu_(), v))
-    return (*made, torch.tensor([0, *lengths], device=settings.device).cumsum(0))
+    q, k, v = (x.to(settings.device, settings.torch_dtype) for x in (q.relu_(), k.relu_(), v))
+    return q, k, v, torch.tensor([0, *lengths], device=settings.device).cumsum(0)
 
 
 def run_mode(mode: str, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor) -> Tensor:
@@ -63,7 +66,7 @@ def available(settings: Settings) -> dict[str, bool]:
 
 def fits(mode: str, length: int, settings: Settings) -> bool:
     """Say whether a mode is measured at this length: the pairwise weights of the parallel one grow with its square."""
-    heads, width = CellFMConfig.preset(settings.model).num_heads, torch.finfo(settings.torch_dtype).bits // 8
+    heads, width = CellFMConfig.preset(settings.model).num_heads, settings.torch_dtype.itemsize
     return mode != "parallel" or heads * length**2 * max(4, width) <= MOST_PAIRS
 
 
@@ -83,11 +86,13 @@ class Turns:
     def __init__(self, settings: Settings, lengths: Sequence[int]) -> None:
         self.settings, self.lengths, self.total = settings, lengths, max(lengths)
 
-    def cells(self, length: int) -> list[int]:
-        return [length] * max(1, self.total // length)
+    def cells(self, length: int, mode: str = "") -> list[int]:
+        """Return as many cells of a length as make up a call's tokens; fewer where all pairs are weighed."""
+        return [length] * max(1, min(self.total, MOST_PARALLEL if mode == "parallel" else self.total) // length)
 
     def operator(self, mode: str, length: int) -> Side:
-        x = operands(self.cells(length), self.settings)
+        """Time the operator alone."""
+        x = operands(self.cells(length, mode), self.settings)
 
         def call(turn: int) -> Work:
             run_mode(mode, *x)
@@ -96,19 +101,16 @@ class Turns:
         return Side(f"{mode} {length}", call)
 
     def embedding(self, embedder: Any, network: Any, name: str, lengths: Sequence[int]) -> Side:
+        """Time the exact path of the network on cells of these lengths, its tables made."""
         batch = visible(synthetic(lengths, num_genes=network.config.num_genes, device=self.settings.device))
-        fill_tables(embedder, batch.gene_ids, batch if min(lengths) < 1024 else _small(network, self.settings))
+        small = visible(synthetic([64], num_genes=network.config.num_genes, device=self.settings.device))
+        fill_tables(embedder, batch.gene_ids, small)
 
         def call(turn: int) -> Work:
-            with self.settings.autocast():
-                embedder(batch)
+            embedder(batch)
             return batch.num_cells, num_tokens(network, batch)
 
         return Side(name, call)
-
-
-def _small(network: Any, settings: Settings) -> Any:
-    return visible(synthetic([64], num_genes=network.config.num_genes, device=settings.device))
 
 
 def per_token(sides: dict[int, Side]) -> dict[int, float]:
@@ -140,7 +142,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     operator = {
         mode: {n: turns.operator(mode, n) for n in lengths if has[mode] and fits(mode, n, settings)} for mode in MODES
     }
-    network = network_of(settings).eval()
+    network = network_of(settings).eval().to(settings.torch_dtype)
     embedder = network.embedder()
     embed = {n: turns.embedding(embedder, network, f"embed {n}", turns.cells(n)) for n in lengths}
     by_cells = {
@@ -168,8 +170,11 @@ def measure(settings: Settings) -> dict[str, Any]:
         for n, time in per_token(operator[mode]).items():
             found = memory_of("retention", [n], mode=mode)
             row = _row(mode, n, time, operator[mode][n], found)
-            rows.append(row | {"max_error": error_of(mode, n, settings)})
-            curves.setdefault(mode, {})[n] = {"time": time, "memory": row["memory_above_mb"]}
+            own = row["memory_above_mb"]
+            if own is not None:  # whoever asks for the result needs room for it
+                own = max(0.0, own - n * network.config.dim * settings.torch_dtype.itemsize / 1e6)
+            rows.append(row | {"max_error": error_of(mode, n, settings), "own_memory_mb": own})
+            curves.setdefault(mode, {})[n] = {"time": time, "memory": own}
         for n in lengths:
             if not fits(mode, n, settings):
                 rows.append({"name": mode, "tokens": n, "tokens_per_second": None, "memory_above_mb": None})
@@ -195,12 +200,15 @@ def measure(settings: Settings) -> dict[str, Any]:
         f"Time per token max/min {span}: "
         + ", ".join(f"{which} {value:.2f}" if value else f"{which} not measured" for which, value in growth.items())
         + " (of the medians over the turns).",
-        f"Every length is timed at {turns.total:,} tokens in one batch, all lengths in every turn; memory is of one cell "
-        "alone in a fresh process, above what weights, tables and operands take.",
-        f"Error: largest difference from the quadratic form in float64 at 64 queries, over its mean magnitude; operator "
+        f"Every length is timed at {turns.total:,} tokens in one batch (parallel mode: "
+        f"{min(turns.total, MOST_PARALLEL):,}), all lengths in every turn. Memory is of one cell alone in a fresh "
+        "process, above what weights, tables and operands take; 'own' also leaves out the operator's result, which is "
+        "as large as q.",
+        "Error: largest difference from the quadratic form in float64 at 64 queries, over its mean magnitude; operator "
         f"of {network.config.num_heads} heads of {network.config.head_dim}. The parallel mode is left out where its "
         f"pairwise weights take more than {MOST_PAIRS / 2**30:.0f} GiB.",
-        f"Plain matmul in the same turns: {matmul.steady(1) / 1e9:.0f} GFLOP/s. Synthetic genes, drawn with replacement.",
+        f"Plain matmul in the same turns: {matmul.steady(1) / 1e9:.0f} GFLOP/s. Synthetic genes, drawn with "
+        "replacement.",
     ]
     return {
         "theme": "retention",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,11 +72,10 @@ def compare(network: CellFM, peer: Peer, batch: CellBatch) -> dict[str, float]:
 
 @contextlib.contextmanager
 def without_onednn() -> Iterator[None]:
-    torch.backends.mkldnn.enabled = False  # flags(...) would warn of TF32 on GPUs of Intel's
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of TF32 on Intel's GPUs, each time a flag is set
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 class Steps:

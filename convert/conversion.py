@@ -147,7 +147,7 @@ def convert_file(checkpoint: Path, options: Options | None = None) -> Done:
         if options.merge_lora and not layout.config.lora_rank:
             raise UserError("--merge-lora: the checkpoint has no adapters")
         original = source.path if options.backend == "own" else checkpoint
-        sha256 = _sha256(original) if options.hash else None
+        sha256 = sha256_of(original) if options.hash else None
         check_output(folder, sha256=sha256)
         source.verify_checksum()
         source.verify_copies()
@@ -171,7 +171,8 @@ def convert_file(checkpoint: Path, options: Options | None = None) -> Done:
     return done
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

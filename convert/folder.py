@@ -21,11 +21,11 @@ TRAINING = "training.ckpt"
 OURS = {CONFIG, GENES, WEIGHTS, HEADS, RECORD, TRAINING}
 
 
-def check_output(folder: Path, *, sha256: str | None) -> None:
+def check_output(folder: Path, *, sha256: str | None, part: str | None = None) -> None:
     """Refuse to write where something else is.
 
-    What may be replaced is an empty folder, and what this converter made of the same file, by its SHA-256, as long as
-    nobody has put anything beside it.
+    What may be replaced is an empty folder, and what this converter made of the same file, by its SHA-256, and the same
+    part of it, as long as nobody has put anything beside it.
 
     Raises
     ------
@@ -41,11 +41,13 @@ def check_output(folder: Path, *, sha256: str | None) -> None:
         return
     foreign = sorted(present - OURS)
     try:
-        made_of = json.loads((folder / RECORD).read_text(encoding="utf-8"))["sha256"]
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        made_of = record["sha256"], record.get("part")
     except (OSError, ValueError, KeyError, TypeError):
-        made_of = None
-    if foreign or made_of is None or made_of != sha256:
-        why = f"it holds {foreign[0]}" if foreign else "it was not made from this checkpoint"
+        made_of = None, None
+    if foreign or made_of[0] is None or made_of != (sha256, part):
+        of = f"part '{part}' of " if part else ""
+        why = f"it holds {foreign[0]}" if foreign else f"it was not made from {of}this checkpoint"
         raise UserError(f"{folder} exists and {why}; nothing was written, say --output ANOTHER")
 
 

@@ -22,14 +22,15 @@ from .report import show
 from .write import DTYPE_OPTIONS
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = OneLineParser(
+def parser(program: str) -> argparse.ArgumentParser:
+    """Return the command's options."""
+    made = OneLineParser(
         prog=program,
         description="Official MindSpore CellFM checkpoint -> model folder for CellFM.from_pretrained.",
         epilog=f"example: {program} CellFM_80M_weight.ckpt",
         allow_abbrev=False,
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("checkpoint", type=Path, help="a .ckpt file, MindSpore's .safetensors, or a folder of rank_N copies")
     add("--output", type=Path, metavar="FOLDER", help="folder to write (default: beside the checkpoint)")
     add("--num-heads", type=int, metavar="H", help="retention heads (default: width / 32)")
@@ -41,13 +42,13 @@ def _parser(program: str) -> argparse.ArgumentParser:
     add("--backend", choices=("own", "mindspore"), default="own", help="who reads the file; mindspore opens encrypted")
     add("--key", type=Path, metavar="FILE", help=f"file with the key, for --backend mindspore; {PYTHON} names a python")
     add("--key-mode", choices=MODES, default=MODES[0], help="cipher of an encrypted file (default: AES-GCM)")
-    return parser
+    return made
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     program = "ms2pt.py" if __name__ == "__main__" else "cellfm convert"
-    given = vars(_parser(program).parse_args(arguments))
+    given = vars(parser(program).parse_args(arguments))
     checkpoint = given.pop("checkpoint")
     validate = not given.pop("skip_validation")
     dtype = DTYPE_OPTIONS[given.pop("dtype")] if given["dtype"] else given.pop("dtype")

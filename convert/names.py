@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
+from .table import Table, backwards, forwards
+
 LAYER = r"encoder\.(\d+)\."
 QUERY = r"query_layer\.(\d+)\."
 
-# (official pattern, our template). Groups are alternatives or numbers; everything else is literal, so that a row reads
-# backwards as well (see source_name). Names of ours that start with "head." belong to a task and not to the network.
-TABLE: tuple[tuple[str, str], ...] = (
+# (official pattern, our template); see table.py. Names of ours that start with "head." belong to a task and not to the
+# network.
+TABLE: Table = (
     (r"gene_emb", "gene_emb.weight"),
     (r"cls_token", "cls_token"),
     (r"zero_emb", "zero_emb"),
@@ -65,13 +67,10 @@ DROPPED: tuple[tuple[str, str], ...] = (
 def target_name(source: str) -> str | None:
     """Return our name of an official tensor, or None where the table does not know it."""
     inner = source.removeprefix(EXTRACTOR)
-    for pattern, template in TABLE:
-        match = re.fullmatch(pattern, inner)
-        if match:
-            if inner != source and template.startswith(HEAD):
-                return None  # heads stand beside the extractor
-            return template.format(*match.groups())
-    return None
+    found = forwards(TABLE, inner)
+    if found is None or (inner != source and found[1].startswith(HEAD)):
+        return None  # heads stand beside the extractor
+    return found[0]
 
 
 def source_name(target: str, *, extractor: bool = False) -> str | None:
@@ -84,24 +83,11 @@ def source_name(target: str, *, extractor: bool = False) -> str | None:
     extractor
         The layout of annotation fine-tuning, whose backbone has a prefix.
     """
-    for pattern, template in TABLE:
-        match = re.fullmatch(_slots(template, _groups(pattern)), target)
-        if match:
-            literals = re.split(r"\([^()]*\)", pattern.replace("\\.", "."))
-            literal = "".join(a + b for a, b in zip(literals, [*match.groups(), ""], strict=True))
-            return EXTRACTOR + literal if extractor and not template.startswith(HEAD) else literal
-    return None
-
-
-def _groups(pattern: str) -> list[str]:
-    """List the groups of a pattern, as written; none is nested in another."""
-    return re.findall(r"\([^()]*\)", pattern)
-
-
-def _slots(template: str, groups: list[str]) -> str:
-    """Turn a template into a pattern: its slots become the groups."""
-    pieces = template.split("{}")
-    return "".join(re.escape(piece) + group for piece, group in zip(pieces, [*groups, ""], strict=True))
+    found = backwards(TABLE, target)
+    if found is None:
+        return None
+    name, template = found
+    return EXTRACTOR + name if extractor and not template.startswith(HEAD) else name
 
 
 def drop_reason(source: str) -> str | None:

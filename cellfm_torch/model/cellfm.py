@@ -22,6 +22,7 @@ from cellfm_torch.model.embedder import CellEmbedder
 from cellfm_torch.model.heads import CellDecoder, GeneDecoder, ScalarEncoder
 from cellfm_torch.model.layers import RetentionLayer
 from cellfm_torch.model.outputs import Encoding, Prediction
+from cellfm_torch.ops.layout import Layout
 from cellfm_torch.ops.retention import MODES
 
 
@@ -130,8 +131,9 @@ class CellFM(nn.Module):
         x = x.index_copy(0, gene_rows, genes).index_copy(0, prefix_rows, prefix.flatten(0, 1))  # (T, D)
         # Masked genes enter no state in the first half of the layers, so that nothing is learned from their presence.
         visible = x.new_ones(len(x), 1).index_copy(0, gene_rows, (~batch.hidden).to(x.dtype)[:, None])
+        layout = Layout.of(offsets)  # once: it waits for the device
         for i, layer in enumerate(self.encoder):
-            x = layer(x, offsets=offsets, keep=visible if i < self.config.num_layers // 2 else None)
+            x = layer(x, offsets=layout, keep=visible if i < self.config.num_layers // 2 else None)
         prefix = x.index_select(0, prefix_rows).unflatten(0, (num_cells, num_prefix))
         return Encoding(
             cell=prefix[:, 0],

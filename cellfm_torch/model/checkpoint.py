@@ -38,7 +38,8 @@ def folder_texts(model: str, config: Any, genes: Sequence[str]) -> dict[str, str
 def save_folder(network: _Network, folder: str | Path) -> None:
     """Write a model folder; see :meth:`CellFM.save_pretrained`."""
     if network.genes is None:
-        raise ValueError("this network does not know its genes; give CellFM(config, genes=[...]) one symbol per row")
+        made = f"{type(network).__name__}(config, genes=[...])"
+        raise ValueError(f"this network does not know its genes; give {made} one symbol per row")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     texts = folder_texts(type(network).__name__, network.config, network.genes)
@@ -48,6 +49,23 @@ def save_folder(network: _Network, folder: str | Path) -> None:
     with written_beside(folder / WEIGHTS) as part:
         save_file(tensors, part, metadata={"format": "pt"})
     write_text(folder / CONFIG, texts[CONFIG])
+
+
+def model_named(folder: str | Path) -> str:
+    """Return the class that config.json names; of folders without a name, CellFM.
+
+    Raises
+    ------
+    UserError
+        If it is no model folder.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise UserError(f"{folder} is not a model folder: it has no {CONFIG}; give the folder save_pretrained wrote")
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8")).get("model", "CellFM"))
+    except (ValueError, AttributeError) as problem:
+        raise UserError(f"{path} is not the configuration of a model: {problem}") from problem
 
 
 def load_folder(model: Callable[..., Loaded], config: type, folder: str | Path, *, dtype: torch.dtype) -> Loaded:
@@ -82,7 +100,8 @@ def load_folder(model: Callable[..., Loaded], config: type, folder: str | Path, 
     except ValueError as problem:
         raise UserError(f"{folder / GENES}: {problem}") from problem
     _check_tensors(folder / WEIGHTS, tensors, network.state_dict())
-    network.load_state_dict({name: x.to(dtype) for name, x in tensors.items()}, strict=True, assign=True)
+    weights = {name: x.to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
+    network.load_state_dict(weights, strict=True, assign=True)
     for name, parameter in network.named_parameters():  # assign keeps what the file says; ours are trainable
         if not parameter.requires_grad:
             raise AssertionError(f"{name} lost its gradient")

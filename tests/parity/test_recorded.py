@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from cellfm_torch import CellFM, pretraining_loss
 from cellfm_torch.convert.mindspore_ckpt import read_checkpoint
 from cellfm_torch.convert.names import target_name
 from cellfm_torch.model.lora import merge_lora
-from cellfm_torch.optim import Recipe
+from cellfm_torch.optim import MindSporeAdam, Recipe
 
 # Rounding of float32 sums taken in another order; with a wrong LeakyReLU slope or norm epsilon the error is above 0.1.
 OUTPUTS = 3e-5  # largest absolute error over mean magnitude
@@ -92,7 +93,8 @@ def test_loss_and_gradients(case: tuple[str, Case]) -> None:
     assert max(errors.values()) < GRADIENTS, errors
 
 
-def test_four_optimiser_steps() -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_four_optimiser_steps(fused: bool) -> None:
     recorded = load("train")
     arrays = recorded.arrays
     start = {str(target_name(key[5:])): torch.from_numpy(x) for key, x in arrays.items() if key.startswith("init.")}
@@ -103,7 +105,8 @@ def test_four_optimiser_steps() -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     # As recorded: constant rate, no clipping.
-    optimizer, _ = Recipe(lr=1e-3, min_lr=1e-3, weight_decay=1e-5, clip_norm=None).build(network, steps=4)
+    adam = functools.partial(MindSporeAdam, fused=fused)
+    optimizer, _ = Recipe(adam, lr=1e-3, min_lr=1e-3, weight_decay=1e-5, clip_norm=None).build(network, steps=4)
     losses = []
     for step in range(4):
         prefix = f"step{step}."

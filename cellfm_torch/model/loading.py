@@ -1,0 +1,37 @@
+"""Model folders of any backbone: the class that config.json names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.model.cellfm import CellFM
+from cellfm_torch.model.checkpoint import model_named
+from cellfm_torch.model.scfoundation import ScFoundation
+
+BACKBONES: dict[str, type[CellFM] | type[ScFoundation]] = {model.__name__: model for model in (CellFM, ScFoundation)}
+"""A new backbone is one more class here."""
+
+
+def load_model(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> CellFM | ScFoundation:
+    """Load a model folder, of whichever backbone it holds.
+
+    Parameters
+    ----------
+    folder
+        What ``save_pretrained`` or ``cellfm convert`` wrote.
+    dtype
+        Of the loaded weights, whatever they are stored in.
+
+    Raises
+    ------
+    UserError
+        If it is no model folder, or one of an unknown backbone; and as ``from_pretrained`` of its class.
+    """
+    name = model_named(folder)
+    if name not in BACKBONES:
+        known = ", ".join(BACKBONES)
+        raise UserError(f"{folder}: config.json names the model '{name}'{nearest(name, BACKBONES)}; there are {known}")
+    return BACKBONES[name].from_pretrained(folder, dtype=dtype)

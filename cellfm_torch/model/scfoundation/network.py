@@ -1,0 +1,272 @@
+"""scFoundation on ragged batches: the encoder sees what is expressed, the decoder every gene.
+
+Shapes: B cells, N genes of all cells together, V <= N visible ones, T = V + 2 B tokens of the encoder, G genes of the
+vocabulary, P = G + 2 positions of the decoder (the genes, T, S), D width of the encoder, E of the decoder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cellfm_torch.batch import CellBatch, InputSpec
+from cellfm_torch.data.vocab import bundled_symbols
+from cellfm_torch.errors import UserError
+from cellfm_torch.model.checkpoint import load_folder, save_folder
+from cellfm_torch.model.outputs import Encoding, Prediction
+from cellfm_torch.model.scfoundation.config import ScFoundationConfig
+from cellfm_torch.model.scfoundation.decoder import Decoder
+from cellfm_torch.model.scfoundation.encoder import Encoder
+from cellfm_torch.model.scfoundation.values import ValueEncoder
+from cellfm_torch.ops.fused import affine
+from cellfm_torch.ops.linear import Dense
+
+DECODED_AT_ONCE = 1 << 16
+"""Positions the decoder works on at once, in whole cells; at the published size each takes some 70 kB at the peak."""
+
+
+class ScFoundation(nn.Module):
+    """The network, useful with or without Lightning.
+
+    A cell's numbers do not depend on the other cells of the batch.
+
+    Parameters
+    ----------
+    config
+        Sizes; see :class:`ScFoundationConfig`.
+    genes
+        Gene symbols in the order of the embedding rows (row i belongs to ``genes[i]``). Default: the bundled list of
+        the same length, where there is one.
+
+    Raises
+    ------
+    ValueError
+        If the list's length is not ``config.num_genes``.
+    """
+
+    def __init__(self, config: ScFoundationConfig, *, genes: Sequence[str] | None = None) -> None:
+        super().__init__()
+        if genes is not None and len(genes) != config.num_genes:
+            raise ValueError(f"{len(genes)} gene symbols were given for a model of {config.num_genes} genes")
+        self.config = config
+        self.genes = tuple(genes) if genes is not None else bundled_symbols(config.num_genes)
+        dim = config.encoder_dim
+        self.gene_emb = nn.Embedding(config.num_genes + 3, dim)  # of the last three, T, S, and padding: never read
+        self.value_enc = ValueEncoder(num_bins=config.num_bins, dim=dim, alpha=config.bin_alpha)
+        self.encoder = Encoder(config)
+        self.to_decoder = Dense(dim, config.decoder_dim)
+        self.decoder = Decoder(config)
+        self.norm = nn.LayerNorm(config.decoder_dim)
+        self.head = Dense(config.decoder_dim, 1)
+
+    @property
+    def cell_dim(self) -> int:
+        """C, width of ``Encoding.cell``."""
+        return self.config.encoder_dim * (4 if self.config.pool == "all" else 1)
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What a data module must prepare for this network."""
+        return InputSpec(genes=self.genes, first_id=0, max_genes=None, read_depth=True)
+
+    def encode(self, batch: CellBatch) -> Encoding:
+        """Encode cells.
+
+        Parameters
+        ----------
+        batch
+            `gene_ids` in 0 .. G - 1; `values` are not read where `hidden`. `read_depth`: raw totals, S of the input
+            and T of the target; the network takes their decimal logarithms (a total below 1 counts as 1).
+
+        Returns
+        -------
+        Encoding
+            ``cell``: see ``config.pool``. ``prefix``: S, then T. ``genes``: of genes that are hidden or not expressed,
+            which the encoder does not see, the embedding of that fact, as the decoder gets it. The cell embedding of a
+            cell without expressed genes, of which a warning tells, has zeros for their maximum and mean.
+
+        Raises
+        ------
+        UserError
+            If the batch has no read depths.
+        ValueError
+            If a gene id is none of the model's.
+        """
+        gene_embedding = self._gene_rows(batch.gene_ids)
+        dtype = self.gene_emb.weight.dtype
+        # A hidden value may be anything, NaN included: it is replaced before any arithmetic touches it.
+        values = batch.values.to(dtype).masked_fill(batch.hidden, 0)
+        visible = values > 0
+        shown = visible.nonzero()[:, 0]  # (V,)
+        prefix = self._embed_prefix(batch)  # (B, 2, D)
+        cell_of_gene = batch.cell_of_gene[shown]
+        number = torch.bincount(cell_of_gene, minlength=batch.num_cells)
+        lengths = number.tolist()
+        self._warn_of_empty(lengths)
+        # S and T stand before the genes of their cell.
+        offsets = torch.cat([number.new_zeros(1), (number + 2).cumsum(0)])
+        gene_rows = torch.arange(len(shown), device=shown.device) + 2 * (cell_of_gene + 1)
+        prefix_rows = (offsets[:-1, None] + torch.arange(2, device=shown.device)).flatten()
+        embedded = gene_embedding[shown] + self.value_enc(values[shown])
+        x = embedded.new_empty(len(shown) + len(prefix_rows), embedded.shape[1])
+        x = x.index_copy(0, gene_rows, embedded).index_copy(0, prefix_rows, prefix.flatten(0, 1).to(x.dtype))  # (T, D)
+        x = self.encoder(x, lengths=[n + 2 for n in lengths])
+        encoded = x.index_select(0, gene_rows)
+        prefix = x.index_select(0, prefix_rows).unflatten(0, (batch.num_cells, 2))
+        if len(shown) == batch.num_genes:
+            genes = encoded
+        else:
+            zero, mask = self.value_enc(values.new_zeros(1)), self.value_enc.mask_emb
+            unseen = torch.where(batch.hidden[:, None], mask.to(encoded.dtype), zero.to(encoded.dtype))
+            genes = unseen.index_copy(0, shown, encoded)
+        return Encoding(self._pool(encoded, prefix, lengths), genes, prefix, gene_embedding)
+
+    def forward(self, batch: CellBatch, *, targets_only: bool = False) -> Prediction:
+        """Encode cells and decode the value of every gene of the vocabulary, log1p(CP10K).
+
+        Parameters
+        ----------
+        batch
+            As for :meth:`encode`. Genes it does not list are not expressed.
+        targets_only
+            Give ``by_gene`` for the genes of ``batch.target`` and no others.
+        """
+        encoding = self.encode(batch)
+        expression = self._decode(batch, encoding, lambda x: self.head(x)[..., 0])  # (B, G)
+        rows = batch.target.nonzero()[:, 0] if targets_only and batch.target is not None else None
+        cells, ids = batch.cell_of_gene, batch.gene_ids
+        by_gene = expression[cells, ids] if rows is None else expression[cells[rows], ids[rows]]
+        return Prediction(by_gene, None, None, None, expression, encoding, rows)
+
+    def gene_embeddings(self, batch: CellBatch) -> Tensor:
+        """Return what the head reads, (B, G, E): an embedding of every gene in the context of each cell.
+
+        At the published size these are 39.5 MB per cell.
+        """
+        return self._decode(batch, self.encode(batch), lambda x: x)
+
+    def embedder(self, *, int8: bool = False) -> Callable[[CellBatch], Tensor]:
+        """Return a function from batches to cell embeddings (B, C): those of :meth:`encode`, without gradients.
+
+        Raises
+        ------
+        UserError
+            For int8, which only CellFM has.
+        """
+        if int8:
+            raise UserError("scFoundation has no 8-bit embedding: leave int8 out")
+
+        @torch.inference_mode()
+        def embed(batch: CellBatch) -> Tensor:
+            return self.encode(batch).cell
+
+        return embed
+
+    def _gene_rows(self, ids: Tensor) -> Tensor:
+        """Return the rows of the gene embedding (N, D)."""
+        last = self.config.num_genes - 1
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) <= last:  # T's and S's rows would answer too
+            raise ValueError(f"gene ids are {int(ids.min())} to {int(ids.max())}, this network has rows 0 to {last}")
+        embedded: Tensor = self.gene_emb(ids)
+        return embedded
+
+    def _embed_prefix(self, batch: CellBatch) -> Tensor:
+        """Embed S and T, (B, 2, D)."""
+        if batch.read_depth is None:
+            raise UserError(
+                "scFoundation reads the total counts of each cell: give the batch read_depth, (cells, 2), the "
+                "totals of the input and of the target"
+            )
+        weight = self.gene_emb.weight
+        # In float32 at least: a read depth above 65,504 is infinite in float16.
+        depth = batch.read_depth.to(torch.promote_types(weight.dtype, torch.float32)).clamp_min(1).log10()
+        first = self.config.num_genes
+        return torch.stack([weight[first + 1], weight[first]]) + self.value_enc(depth.to(weight.dtype))
+
+    def _warn_of_empty(self, lengths: list[int]) -> None:
+        empty = [i for i, length in enumerate(lengths) if not length]
+        if empty:
+            cells = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
+            message = f"{len(empty)} of {len(lengths)} cells have no visible expressed gene (in this batch: {cells})"
+            warnings.warn(f"{message}; their embeddings say nothing", stacklevel=3)
+
+    def _pool(self, genes: Tensor, prefix: Tensor, lengths: list[int]) -> Tensor:
+        """Return the cell embedding (B, C) from the encodings of visible genes (V, D), S and T (B, 2, D)."""
+        cells = genes.split(lengths) if lengths else ()
+        if self.config.pool == "max":
+            pooled = [torch.cat([x, ends]).amax(0) for x, ends in zip(cells, prefix, strict=True)]
+        else:
+            none = genes.new_zeros(2 * genes.shape[1])
+            of_genes = [torch.cat([x.amax(0), x.mean(0)]) if len(x) else none for x in cells]
+            pooled = [torch.cat([ends.flatten(), x]) for x, ends in zip(of_genes, prefix, strict=True)]
+        return torch.stack(pooled) if pooled else genes.new_zeros(0, self.cell_dim)
+
+    def _decode(self, batch: CellBatch, encoding: Encoding, finish: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply the decoder to all positions and `finish` to its genes (b, G, E), some cells at a time; (B, G, ...)."""
+        projections = self.decoder.projections()
+        num_genes = self.config.num_genes
+        done = [
+            finish(self.norm(self.decoder(x, projections)[:, :num_genes])) for x in self._positions(batch, encoding)
+        ]
+        return torch.cat(done) if done else finish(self.norm.weight.new_zeros(0, num_genes, self.config.decoder_dim))
+
+    def _positions(self, batch: CellBatch, encoding: Encoding) -> Iterator[Tensor]:
+        """Yield the decoder's input (b, P, E), some cells at a time."""
+        positions = self.config.num_positions
+        # What most positions get, the same in every cell: a gene that is not expressed.
+        zero = self.value_enc(self.gene_emb.weight.new_zeros(1))
+        unexpressed = affine(self.to_decoder, zero + self.gene_emb.weight[:positions])  # (P, E)
+        listed = affine(self.to_decoder, encoding.genes + encoding.gene_embedding).to(unexpressed.dtype)  # (N, E)
+        ends = encoding.prefix.flip(1) + self.gene_emb.weight[positions - 2 : positions]  # T, S
+        ends = affine(self.to_decoder, ends.flatten(0, 1)).to(unexpressed.dtype)  # (2 B, E)
+        where = batch.cell_of_gene * positions + batch.gene_ids
+        offsets, at_once = batch.offsets.tolist(), max(1, DECODED_AT_ONCE // positions)
+        last_two = torch.arange(positions - 2, positions, device=where.device)
+        for first in range(0, batch.num_cells, at_once):
+            end = min(first + at_once, batch.num_cells)
+            genes = slice(offsets[first], offsets[end])
+            x = unexpressed.repeat(end - first, 1)  # (b P, E)
+            x = x.index_copy(0, where[genes] - first * positions, listed[genes])
+            rows = (torch.arange(end - first, device=where.device)[:, None] * positions + last_two).flatten()
+            x = x.index_copy(0, rows, ends[2 * first : 2 * end])
+            yield x.unflatten(0, (end - first, positions))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors and genes.txt, each beside and renamed.
+
+        Raises
+        ------
+        ValueError
+            If the network does not know its genes.
+        """
+        save_folder(self, folder)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, pool: str | None = None
+    ) -> ScFoundation:
+        """Load a folder that :meth:`save_pretrained` or the converter wrote.
+
+        Parameters
+        ----------
+        folder
+            Holds config.json, model.safetensors and genes.txt.
+        dtype
+            Of the loaded weights, whatever they are stored in.
+        pool
+            Another cell embedding than config.json names: ``"all"`` or ``"max"``.
+
+        Raises
+        ------
+        UserError
+            If a file is missing or damaged, or a tensor is missing, unknown or of another shape.
+        """
+        network = load_folder(cls, ScFoundationConfig, folder, dtype=dtype)
+        if pool is not None:
+            network.config = dataclasses.replace(network.config, pool=pool)
+        return network

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from benchmarks.report import RESULTS, show, stem_of, write
 from benchmarks.settings import DTYPES, Settings
 
 THEMES = ("retention", "train", "embed", "memory")
+SCRIPTS = ("convert", "loader", "parity")
+"""Benchmarks with options of their own; also runnable as ``python benchmarks/NAME.py``."""
+
 DEFAULT_REPEATS = {"embed": 24, "train": 7, "retention": 5, "memory": 1}
 
 
@@ -21,7 +26,8 @@ def lengths(text: str) -> tuple[int, ...]:
 def parser() -> argparse.ArgumentParser:
     from cellfm_torch.command_line import OneLineParser
 
-    made = OneLineParser(prog="python -m benchmarks", description=__doc__)
+    others = f"With options of their own: {', '.join(SCRIPTS)}."
+    made = OneLineParser(prog="python -m benchmarks", description=__doc__, epilog=others)
     made.add_argument("theme", choices=THEMES)
     made.add_argument("--peer", type=Path, help="a checkout of biomed-AI/CellFM-torch to run beside")
     made.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
@@ -41,6 +47,10 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     from cellfm_torch.errors import UserError
 
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] and arguments[0] in SCRIPTS:
+        file = Path(__file__).with_name(f"{arguments[0]}.py")
+        return subprocess.run([sys.executable, str(file), *arguments[1:]]).returncode
     given = vars(parser().parse_args(arguments))
     given["repeats"] = given["repeats"] or DEFAULT_REPEATS[given["theme"]]
     settings = Settings(**given)
@@ -64,7 +74,9 @@ def run(settings: Settings) -> Path:
     torch.set_num_threads(settings.threads)
     folder = settings.output or RESULTS
     folder.mkdir(parents=True, exist_ok=True)
+    load = os.getloadavg()[0]  # what others do on this machine; afterwards it is our own
     found = importlib.import_module(f"benchmarks.{settings.theme}").measure(settings)
+    found["machine"]["load_average_before"] = load
     stem = stem_of(settings.theme, hardware_slug(settings.device), folder)
     draw = found.pop("draw", None)
     if draw is not None:

@@ -247,7 +247,8 @@ def measure(settings: Settings) -> dict[str, Any]:
         row("CellFM-torch, padded to 2,048", sides["peer"], peak_memory_mb=peak_of("peer_embed", settings))
         notes.append(
             f"The peer is given the first {settings.peer_cells} cells of each turn in one call, laid out beforehand; "
-            "its cost per cell does not depend on the cell. Recomputation off (no effect in evaluation)."
+            "its cost per cell does not depend on the cell. Recomputation off (no effect in evaluation). Peak memory: "
+            "a batch of the token budget for ours, these cells for the peer."
         )
     if settings.device == "cpu":
         rows.append({"name": "on a GPU, bf16", "cells_per_second": None, "ratio_to_peer": None})

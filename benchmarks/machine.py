@@ -43,7 +43,6 @@ def full_machine(device: str, threads: int) -> dict[str, Any]:
     about = machine() | {"threads": threads, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
     about["vnni"] = has_vnni()
     about["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    about["load_average_before"] = os.getloadavg()[0]
     if device == "cuda":
         about |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     return about

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +25,9 @@ from benchmarks.report import progress
 from benchmarks.settings import Settings
 from benchmarks.timing import Side, Work, matmul_side, take_turns, utilisation
 from cellfm_torch import CellBatch, CellFM, pretraining_loss
+from cellfm_torch.checkpointing import checkpoint_layers
 from cellfm_torch.errors import UserError
+from cellfm_torch.ops.backend import runs_on, use_backend
 from cellfm_torch.optim import MindSporeAdam
 
 ALLOWED = {"loss": 1e-4, "gradient": 1e-2}
@@ -76,6 +79,30 @@ def without_onednn() -> Iterator[None]:
         warnings.simplefilter("ignore", UserWarning)  # of TF32 on Intel's GPUs, each time a flag is set
         with torch.backends.mkldnn.flags(enabled=False):
             yield
+
+
+@contextlib.contextmanager
+def checkpointed(network: CellFM) -> Iterator[None]:
+    """Keep of every layer its input only, and compute the rest again in the backward pass."""
+    checkpoint_layers(network.encoder, "all")
+    try:
+        yield
+    finally:
+        checkpoint_layers(network.encoder, "none")
+
+
+def other_backends(settings: Settings) -> list[str]:
+    """Return the backends beside the one that is taken by itself: eager on a CPU, Triton on a GPU that has it."""
+    x = torch.empty(1, device=settings.device, dtype=settings.torch_dtype)
+    return [name for name in ("eager", "compiled") if name != runs_on(x)]
+
+
+def warmed(side: Side) -> bool:
+    """Run a side once; False where its compiler fails, which leaves the eager path under another name."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        side.call(0)
+    return not any("torch.compile failed" in str(warning.message) for warning in said)
 
 
 class Steps:
@@ -143,6 +170,8 @@ def measure(settings: Settings) -> dict[str, Any]:
     sides.append(
         steps.side(f"padded to {PADDED:,}", batches=[padded_cells(b, PADDED) for b in few], real=few),
     )
+    sides.append(steps.side("layers checkpointed", around=functools.partial(checkpointed, network)))
+    sides += [steps.side(f"backend {b}", around=functools.partial(use_backend, b)) for b in other_backends(settings)]
     sides.append(steps.side("with MindSpore's Adam", optimiser=published))
     sides.append(steps.side("with fused AdamW", optimiser=fused))
     matmul = matmul_side(settings.device, settings.torch_dtype)
@@ -160,8 +189,10 @@ def measure(settings: Settings) -> dict[str, Any]:
             return batch.num_cells, num_tokens(network, batch)
 
         theirs = Side("peer", peer_call)
-    for side in (*sides, *([theirs] if theirs else [])):
-        side.call(0)
+    failed = [side.name for side in sides if not warmed(side)]
+    sides = [side for side in sides if side.name not in failed]
+    if theirs:
+        theirs.call(0)
     order = [matmul, *([onednn] if onednn else []), *sides, *([theirs] if theirs else [])]
     take_turns(order, progress(settings.repeats, "train"), device=settings.device)
 
@@ -184,6 +215,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         if side is theirs:
             row["peak_memory_mb"] = peak_of("peer_train", settings)
         rows.append(row)
+    rows += [{"name": name, "cells_per_second": None, "ratio_to_peer": None} for name in failed]
     if settings.device == "cpu":
         rows.append({"name": "on a GPU, bf16", "cells_per_second": None, "ratio_to_peer": None})
     head = rows[0]
@@ -199,7 +231,9 @@ def measure(settings: Settings) -> dict[str, Any]:
             "float64 (RMS of the difference over RMS; one activation in 200,000 changes its sign by rounding)."
         )
         notes.append(
-            f"The peer is timed as it ships, {settings.peer_cells} cells a step laid out beforehand, recomputation off."
+            f"The peer is timed as it ships, {settings.peer_cells} cells a step laid out beforehand, recomputation off "
+            "(the checkout that was looked at takes that switch and does not use it). "
+            "Peak memory is of one such step each: a batch of the token budget for ours, those cells for the peer."
         )
     return {
         "theme": "train",

@@ -76,13 +76,19 @@ def recurrent_retention(
         return _in_rows(outs, rows).to(q.dtype)
     finished = []
     for step in rows:
-        finished.append(state[len(step) :])
+        if len(step) < len(state):
+            finished.append(state[len(step) :].clone())
         state = _see(state[: len(step)], k[step], v[step])
     by_length = torch.cat([state, *reversed(finished)])
     place = {cell: i for i, cell in enumerate(order)}
     q_order = _order(q_layout)
     state = by_length[[place[cell] for cell in q_order]]
     rows = list(_steps(q_layout, q_order))
+    if not torch.is_grad_enabled():
+        out = q.new_empty(*q.shape[:2], state.shape[3])
+        for step in rows:
+            out[step] = _read(state[: len(step)], q[step]).to(q.dtype)
+        return out
     for step in rows:
         outs.append(_read(state[: len(step)], q[step]))
     return _in_rows(outs, rows).to(q.dtype)

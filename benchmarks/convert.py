@@ -11,19 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.machine import machine, sampled, versions  # noqa: E402
 
 MODES = {
     "plain": {"hash": False, "validate": False},
@@ -55,12 +55,6 @@ def generate(path: Path, *, num_layers: int) -> None:
         os.fsync(file.fileno())
 
 
-def anonymous() -> int:
-    """Anonymous memory of this process, bytes."""
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
-
-
 def convert(checkpoint: Path, output: Path, mode: str) -> dict[str, Any]:
     """Convert in this process, sampled every 5 ms by a thread."""
     import torch
@@ -68,26 +62,15 @@ def convert(checkpoint: Path, output: Path, mode: str) -> dict[str, Any]:
     from cellfm_torch.convert.conversion import Options, convert_file
 
     torch.set_num_threads(1)
-    base = peak = anonymous()
-    stop = threading.Event()
-
-    def sample() -> None:
-        nonlocal peak
-        while not stop.wait(0.005):
-            peak = max(peak, anonymous())
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    start = time.perf_counter()
-    done = convert_file(checkpoint, Options(output=output, **MODES[mode]))
-    seconds = time.perf_counter() - start
-    stop.set()
-    thread.join()
+    with sampled("RssAnon", period=0.005) as memory:
+        start = time.perf_counter()
+        done = convert_file(checkpoint, Options(output=output, **MODES[mode]))
+        seconds = time.perf_counter() - start
     checked = done.record.get("validation")
     return {
         "seconds": seconds,
-        "interpreter": base,
-        "peak_above": peak - base,
+        "interpreter": memory.start,
+        "peak_above": memory.above,
         "parameters": done.parameters,
         "max_error": None if checked is None else checked["weights"],
     }
@@ -137,20 +120,9 @@ def measure(folder: Path, *, repeats: int, num_layers: int) -> dict[str, Any]:
         "peak_anonymous_mb": {mode: max(run["peak_above"] for run in runs[mode]) / 1e6 for mode in MODES},
         "interpreter_mb": runs["plain"][0]["interpreter"] / 1e6,
         "seconds": {mode: [run["seconds"] for run in found] for mode, found in runs.items()},
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()},
-        "versions": _versions(),
+        "machine": machine(),
+        "versions": versions(("torch", "numpy", "safetensors")),
     }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "safetensors")}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -171,12 +143,12 @@ def table(found: dict[str, Any]) -> str:
     for name, time_, ratio, peak in rows:
         shown = ("" if time_ is None else f"{time_:.2f}", f"{ratio:.2f}", "" if peak is None else f"{peak:,.0f}")
         lines.append(f"| {name} | {' | '.join(shown)} |")
-    machine, versions = found["machine"], found["versions"]
+    about, numbers = found["machine"], found["versions"]
     lines += [
         "",
         f"{found['repeats']} turns each, source in the page cache, fsync on both sides, one thread. Largest error of a",
-        f"weight read back: {found['max_error']:g}. {machine['cores']} cores of {machine['processor']}; "
-        + ", ".join(f"{name} {number}" for name, number in versions.items())
+        f"weight read back: {found['max_error']:g}. {about['cores']} cores of {about['processor']}; "
+        + ", ".join(f"{name} {number}" for name, number in numbers.items())
         + ".",
         "",
     ]

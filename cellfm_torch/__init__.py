@@ -12,7 +12,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cellfm_torch.batch import CellBatch, InputSpec
-    from cellfm_torch.callbacks import BackboneFreezer, EmbeddingWriter, LossCurve, Throughput, UMAPPicture
+    from cellfm_torch.callbacks import (
+        ActivationCheckpointing,
+        BackboneFreezer,
+        EmbeddingWriter,
+        LossCurve,
+        MatmulPrecision,
+        Throughput,
+        TokenBudgetFinder,
+        UMAPPicture,
+    )
     from cellfm_torch.data.genes import GeneVocab
     from cellfm_torch.data.module import CellDataModule
     from cellfm_torch.errors import UserError
@@ -25,24 +34,34 @@ if TYPE_CHECKING:
         ScFoundationConfig,
         load_model,
     )
-    from cellfm_torch.ops import RetentionState, retention, retention_state
+    from cellfm_torch.ops import Layout, RetentionState, retention, retention_map, retention_state
     from cellfm_torch.tasks.losses import pretraining_loss
     from cellfm_torch.tasks.pretrain import PretrainTask
 
 _HOME = {
     "batch": ("CellBatch", "InputSpec"),
-    "callbacks": ("BackboneFreezer", "EmbeddingWriter", "LossCurve", "Throughput", "UMAPPicture"),
+    "callbacks": (
+        "ActivationCheckpointing",
+        "BackboneFreezer",
+        "EmbeddingWriter",
+        "LossCurve",
+        "MatmulPrecision",
+        "Throughput",
+        "TokenBudgetFinder",
+        "UMAPPicture",
+    ),
     "data.genes": ("GeneVocab",),
     "data.module": ("CellDataModule",),
     "errors": ("UserError",),
     "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction", "ScFoundation", "ScFoundationConfig", "load_model"),
-    "ops": ("RetentionState", "retention", "retention_state"),
+    "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
     "tasks.losses": ("pretraining_loss",),
     "tasks.pretrain": ("PretrainTask",),
 }
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "ActivationCheckpointing",
     "BackboneFreezer",
     "CellBatch",
     "CellDataModule",
@@ -52,18 +71,22 @@ __all__ = [
     "Encoding",
     "GeneVocab",
     "InputSpec",
+    "Layout",
     "LossCurve",
+    "MatmulPrecision",
     "Prediction",
     "PretrainTask",
     "RetentionState",
     "ScFoundation",
     "ScFoundationConfig",
     "Throughput",
+    "TokenBudgetFinder",
     "UMAPPicture",
     "UserError",
     "load_model",
     "pretraining_loss",
     "retention",
+    "retention_map",
     "retention_state",
 ]
 

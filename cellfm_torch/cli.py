@@ -49,13 +49,15 @@ class Verb:
     """One command: the module whose ``main(arguments)`` runs it, and its options.
 
     `arguments` are overrides of the configuration; with `options` None they are what was typed, for a command that
-    has no configuration and reads options of its own.
+    has no configuration and reads options of its own. Words that are no ``key=value`` become the list `words`, a key
+    of the configuration and its name in the help, where the verb takes any.
     """
 
     module: str
     help: str
     options: tuple[Option, ...] | None
     example: str
+    words: tuple[str, str] | None = None
 
 
 VERBS: dict[str, Verb] = {
@@ -64,7 +66,7 @@ VERBS: dict[str, Verb] = {
         "pretrain or fine-tune a model",
         (
             Option("--experiment", "+experiment={}", "what to run: pretrain, pretrain_80m, pretrain_800m", "pretrain"),
-            Option("--data", "data.path={}", "an h5ad file or a glob (default: the bundled PBMC3k)"),
+            Option("--data", "data.path={}", "file of cells, glob, manifest or store (default: the bundled PBMC3k)"),
             Option("--model", "model={}", "tiny, 80m, 800m or pretrained"),
             Option("--run-dir", "run_dir={}", "folder of the run (default: runs/EXPERIMENT)"),
             Option("--steps", "trainer.max_steps={}", "optimiser steps"),
@@ -74,11 +76,41 @@ VERBS: dict[str, Verb] = {
         ),
         "cellfm train --data 'cells/*.h5ad' --run-dir runs/mine data.mask_fraction=0.3",
     ),
+    "prepare": Verb(
+        "cellfm_torch.prepare",
+        "files of cells -> a prepared store, the fastest to train on; more files may be added later",
+        (
+            Option("--output", "output={}", "folder of the store"),
+            Option("--processes", "processes={}", "files read at the same time (default: one per core)"),
+            Option("--layer", "data.layer={}", "matrix of raw counts: raw, or the name of a layer (default: X)"),
+            Option("--min-genes", "data.min_genes={}", "cells expressing fewer genes are left out (default: 10)"),
+        ),
+        "cellfm prepare 'cells/*.h5ad' --output cells.store",
+        words=("sources", "SOURCE"),
+    ),
+    "store": Verb(
+        "cellfm_torch.store",
+        "look at a prepared store: cellfm store info STORE; check it: cellfm store verify STORE",
+        None,
+        "cellfm store info cells.store",
+    ),
+    "genes": Verb(
+        "cellfm_torch.genes",
+        "tables of gene names: build",
+        None,
+        "cellfm genes build hgnc_complete_set.txt",
+    ),
     "convert": Verb(
         "cellfm_torch.convert.command",
         "published checkpoint (CellFM of MindSpore, scFoundation) -> model folder",
         None,
         "cellfm convert CellFM_80M_weight.ckpt",
+    ),
+    "estimate": Verb(
+        "cellfm_torch.estimate",
+        "memory, arithmetic and expected speed of a model",
+        None,
+        "cellfm estimate 800m --tokens 65536 --dtype bfloat16 --rate 600",
     ),
 }
 
@@ -100,6 +132,8 @@ def _verb_parser(name: str, verb: Verb, options: tuple[Option, ...]) -> OneLineP
         else:
             text = f"{option.help} [{option.template}]"
             parser.add_argument(option.flag, dest=option.key, action="store_true", help=text)
+    if verb.words:
+        parser.usage = f"cellfm {name} {verb.words[1]} ... [options] [key=value ...]"
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any other key of the configuration")
     return parser
 
@@ -136,7 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             overrides.append(option.template)
         elif value not in (None, False):
             overrides.append(option.template.format(_quoted(value)))
-    code: int = importlib.import_module(verb.module).main([*overrides, *options.overrides])
+    words = [word for word in options.overrides if not re.match(r"[+~]?[\w.@/]+=", word)] if verb.words else []
+    if verb.words and words:
+        overrides.append(f"{verb.words[0]}=[{','.join(_quoted(word) for word in words)}]")
+    rest = [word for word in options.overrides if word not in words]
+    code: int = importlib.import_module(verb.module).main([*overrides, *rest])
     return code
 
 

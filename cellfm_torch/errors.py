@@ -14,6 +14,17 @@ class UserError(ValueError):
     """
 
 
+def examples(names: Iterable[object], *, most: int = 3, longest: int = 40) -> str:
+    """Return the first names, comma separated, each short enough for a line that people read."""
+    return ", ".join(shortened(name, longest=longest) for name, _ in zip(names, range(most), strict=False))
+
+
+def shortened(name: object, *, longest: int = 40) -> str:
+    """Return a name on one line, its end replaced by dots where it is long."""
+    text = " ".join(str(name).split())
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'X'?"`` for the choice closest to `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cellfm_torch import paths
 from cellfm_torch.errors import UserError, nearest
@@ -15,7 +15,7 @@ USER_ERROR = 2  # exit code of everything the user can put right
 
 
 def register_resolvers() -> None:
-    """Make ``${cellfm.bundled:NAME}`` and ``${cellfm.precision:WANTED}`` known to OmegaConf."""
+    """Make ``${cellfm.bundled:NAME}`` and ``${cellfm.precision:WANTED,ACCELERATOR}`` known to OmegaConf."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("cellfm.bundled", _bundled, replace=True)
@@ -27,11 +27,18 @@ def _bundled(name: str) -> str:
     return str({"pbmc3k": paths.PBMC3K}[name])
 
 
-def _precision(wanted: str) -> str:
-    """Return `wanted` where the device gains from it; CPUs without bfloat16 units are several times slower with it."""
+def _precision(wanted: str, accelerator: str = "auto") -> str:
+    """Return `wanted` where the device gains from it: weights stay in float32, products are taken in half precision.
+
+    On CPUs, most of which are several times slower with it, everything stays in float32. GPUs that only emulate
+    bfloat16 get float16 with loss scaling.
+    """
     import torch
 
-    return wanted if torch.cuda.is_available() else "32-true"
+    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return "32-true"
+    emulated = wanted == "bf16-mixed" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return "16-mixed" if emulated else wanted
 
 
 def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> int:
@@ -111,11 +118,35 @@ def _check_values(cfg: Any, *, config: str, overrides: Sequence[str]) -> None:
         old, new = (OmegaConf.select(tree, key, throw_on_missing=False) for tree in (before, cfg))
         if isinstance(old, bool) and not isinstance(new, bool | None):
             raise UserError(f"{key}={new}: must be true or false (default {str(old).lower()})")
-        if isinstance(old, int | float) and isinstance(new, str):
-            raise UserError(f"{key}={new}: must be a number (default {old})")
+        if isinstance(old, int | float) and isinstance(new, str) and new not in (words := _words(cfg, key)):
+            choices = " or ".join(["a number", *words])
+            raise UserError(f"{key}={new}: must be {choices} (default {old})")
     for key in sorted(OmegaConf.missing_keys(cfg)):
         if not key.startswith("hydra."):
             raise UserError(f"the option {key} must be given: {key}=...")
+
+
+def _words(cfg: Any, key: str) -> list[str]:
+    """List the words that an option takes, by the type of the parameter it is passed to (``Literal["auto"]``)."""
+    from hydra.utils import get_object
+    from omegaconf import OmegaConf
+
+    def literals(hint: Any) -> list[str]:
+        if get_origin(hint) is Literal:
+            return [word for word in get_args(hint) if isinstance(word, str)]
+        return [word for part in get_args(hint) for word in literals(part)]
+
+    group, _, name = key.rpartition(".")
+    target = OmegaConf.select(cfg, f"{group}._target_") if group else None
+    if target is None:
+        return []
+    called: Any = get_object(target)
+    is_class = isinstance(called, type)
+    try:
+        hints = get_type_hints(called.__init__ if is_class else called)
+    except NameError:  # types that are known to type checkers only
+        return []
+    return literals(hints.get(name))
 
 
 def _complain(message: str) -> int:

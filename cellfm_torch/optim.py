@@ -1,4 +1,4 @@
-"""How weights are updated: MindSpore's Adam, which weights decay, the schedule, clipping - as one recipe.
+"""How weights are updated: the optimiser, which weights decay, the schedule, clipping - as one recipe.
 
 Source of the published choices: the training configuration of CellFM (Nat. Commun. 16, 2025).
 """
@@ -16,74 +16,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from cellfm_torch.errors import UserError
+from cellfm_torch.mindspore_adam import MindSporeAdam
 
-
-class MindSporeAdam(Optimizer):
-    """Adam as MindSpore computes it: ``w -= lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps)``.
-
-    `eps` is added to the uncorrected sqrt(v), where :class:`torch.optim.Adam` corrects v first; the first steps differ
-    by more than rounding. Weight decay is L2, added to the gradient.
-
-    Parameters
-    ----------
-    params
-        Tensors, or groups of them.
-    lr
-        Step size.
-    betas
-        Decay of the running means of gradient and squared gradient.
-    eps
-        Added to sqrt(v).
-    weight_decay
-        L2 factor.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-3,
-        *,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; tensors without a gradient are left alone."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            by_step: dict[int, list[Tensor]] = {}
-            for p in weights:
-                state = self.state[p]
-                if not state:
-                    state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
-                state["step"] += 1
-                by_step.setdefault(state["step"], []).append(p)
-            for step, params in by_step.items():
-                self._update(params, step, group)
-        return loss
-
-    def _update(self, params: list[Tensor], step: int, group: dict[str, Any]) -> None:
-        """Update tensors that are all at the same step."""
-        beta1, beta2 = group["betas"]
-        grads = [p.grad for p in params if p.grad is not None]
-        if group["weight_decay"]:
-            grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
-        mean = [self.state[p]["exp_avg"] for p in params]
-        square = [self.state[p]["exp_avg_sq"] for p in params]
-        torch._foreach_lerp_(mean, grads, 1 - beta1)
-        torch._foreach_mul_(square, beta2)
-        torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
-        divisor = torch._foreach_sqrt(square)
-        torch._foreach_add_(divisor, group["eps"])
-        size = group["lr"] * math.sqrt(1 - beta2**step) / (1 - beta1**step)
-        torch._foreach_addcdiv_(params, mean, divisor, -size)
+__all__ = ["MindSporeAdam", "Recipe", "clip_each", "decay_groups", "warmup_cosine"]
 
 
 def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -110,6 +45,22 @@ def warmup_cosine(
         return (start_lr + (lr - start_lr) * step / warmup_steps) / lr
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return (min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))) / lr
+
+
+def clip_each(parameters: Iterable[Tensor], clip_norm: float) -> None:
+    """Clip each gradient's norm on its own, in place.
+
+    The numbers are those of :func:`torch.nn.utils.clip_grad_norm_` called for one tensor after the other.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not grads:
+        return
+    norms = torch.stack([norm.to(grads[0].device) for norm in torch._foreach_norm(grads)])
+    factors = (clip_norm / (norms + 1e-6)).clamp(max=1.0)
+    # On a CPU a look at the factor costs nothing, a multiplication by 1 a pass over the gradient.
+    pairs = [(g, f) for g, f in zip(grads, factors, strict=True) if f.device.type != "cpu" or f != 1]
+    for grad, factor in pairs:
+        grad.mul_(factor.to(grad.device))
 
 
 class Recipe:
@@ -176,6 +127,9 @@ class Recipe:
     def build(self, network: nn.Module, *, steps: int) -> tuple[Optimizer, LambdaLR]:
         """Return optimiser and schedule for a network that will take `steps` steps."""
         optimizer = self.make(decay_groups(network, self.weight_decay))
+        # PyTorch's fused optimisers would undo float16's loss scaling inside their step, after we clipped scaled
+        # gradients; without this mark the scaling is undone before.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         factor = partial(self.schedule, total_steps=self.total_steps or steps)
         return optimizer, LambdaLR(optimizer, lambda step: factor(step))
 
@@ -184,5 +138,7 @@ class Recipe:
         if self.clip_norm is None:
             return
         tensors = [p for p in parameters if p.grad is not None]
-        for group in [[p] for p in tensors] if self.clip_per_tensor else [tensors]:
-            nn.utils.clip_grad_norm_(group, self.clip_norm)
+        if self.clip_per_tensor:
+            clip_each(tensors, self.clip_norm)
+        else:
+            nn.utils.clip_grad_norm_(tensors, self.clip_norm)

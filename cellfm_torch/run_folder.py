@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from cellfm_torch.errors import UserError
 from cellfm_torch.files import write_text
 
 # Options that may change between a run and its continuation without making it another run.
-FREE = ("resume", "run_dir", "callbacks.progress", "trainer.max_steps", "trainer.max_epochs", "trainer.max_time")
+FREE = (
+    "resume",
+    "run_dir",
+    "callbacks.progress",
+    "callbacks.activation_checkpointing",
+    "trainer.max_steps",
+    "trainer.max_epochs",
+    "trainer.max_time",
+)
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -42,6 +51,7 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.metrics_file = self.path / "metrics.json"
         self.model = self.path / "model"
+        self._is_new = False
 
     def check(self, cfg: DictConfig) -> None:
         """Refuse a folder that this run must not write to. Writes nothing.
@@ -80,9 +90,15 @@ class RunFolder:
 
     def create(self, cfg: DictConfig) -> None:
         """Make the folder and record the resolved configuration."""
+        self._is_new = not self.path.is_dir() or not any(self.path.iterdir())
         self.path.mkdir(parents=True, exist_ok=True)
         self.metrics_file.unlink(missing_ok=True)  # of a run that is now going on for longer
         write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))))
+
+    def withdraw(self) -> None:
+        """Remove a folder that :meth:`create` has made for a run that never started."""
+        if self._is_new:
+            shutil.rmtree(self.path)
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Record the final metrics; a folder with metrics.json is a finished run."""

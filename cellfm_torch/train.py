@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cellfm_torch import hydra_app
+from cellfm_torch.errors import UserError
 
 
 def train(cfg: Any) -> int:
@@ -22,6 +23,9 @@ def train(cfg: Any) -> int:
     from rich.console import Console
 
     hydra_app.quiet_lightning()
+    from cellfm_torch.ops.backend import set_backend
+
+    set_backend(cfg.backend)
     from cellfm_torch.interrupt import RandomState, SaveOnStop, Stopped, StopSignals
     from cellfm_torch.run_folder import RunFolder
 
@@ -45,6 +49,10 @@ def train(cfg: Any) -> int:
             except Stopped as stop:
                 console.print(f"{stop}; saved in {folder.path}. Go on with the same command and resume=true.")
                 return stop.exit_code
+            except UserError:  # some mistakes show only when training is about to start
+                if trainer.global_step == 0:
+                    folder.withdraw()
+                raise
             trainer.save_checkpoint(folder.checkpoint)
             network.save_pretrained(folder.model)
             done = trainer.test(task, datamodule=data, weights_only=True, verbose=False)[0]

@@ -13,13 +13,21 @@ MOST_LINES = 400
 # A room is a folder of the package or a group of modules at its root. What is not listed is a command (train, cli, the
 # run folder ...): it may import every room, and only commands may import it.
 ROOMS = {
-    "base": ("errors", "paths", "batch", "files", "command_line"),
+    "base": ("errors", "paths", "batch", "files", "command_line", "memory", "ledger", "checkpointing"),
     "data": ("data",),
     "ops": ("ops",),
-    "optim": ("optim",),
+    "optim": ("optim", "mindspore_adam"),
     "model": ("model",),
     "tasks": ("tasks",),
-    "callbacks": ("callbacks", "embedding_writer", "picture_callbacks", "pictures", "progress"),
+    "callbacks": (
+        "callbacks",
+        "embedding_writer",
+        "memory_callbacks",
+        "picture_callbacks",
+        "pictures",
+        "progress",
+        "trial",
+    ),
     "convert": ("convert",),
     "public": ("__init__",),
 }

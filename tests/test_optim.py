@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import math
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from cellfm_torch import CellFM, CellFMConfig
 from cellfm_torch.errors import UserError
-from cellfm_torch.optim import MindSporeAdam, Recipe, decay_groups, warmup_cosine
+from cellfm_torch.optim import MindSporeAdam, Recipe, clip_each, decay_groups, warmup_cosine
 
 Array = NDArray[np.float64]
 
@@ -33,16 +34,17 @@ def adam_by_hand(
     return w
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("eps", [1e-8, 0.1])
 @pytest.mark.parametrize("l2", [0.0, 0.3])
-def test_adam_is_mindspores(eps: float, l2: float) -> None:
+def test_adam_is_mindspores(eps: float, l2: float, fused: bool) -> None:
     rng = np.random.default_rng(0)
     starts = [rng.normal(size=shape) for shape in ((3, 4), (5,), (1, 1))]
     # Gradients from 1e-9 to 1: where sqrt(v) is near eps the place of eps decides.
     grads = [[rng.normal(size=w.shape) * 10.0 ** rng.integers(-9, 1, w.shape) for _ in range(7)] for w in starts]
     lrs = [0.1 / (t + 1) for t in range(7)]
     weights = [nn.Parameter(torch.tensor(w)) for w in starts]
-    optimizer = MindSporeAdam(weights, lr=1.0, betas=(0.9, 0.95), eps=eps, weight_decay=l2)
+    optimizer = MindSporeAdam(weights, lr=1.0, betas=(0.9, 0.95), eps=eps, weight_decay=l2, fused=fused)
     for t in range(7):
         optimizer.param_groups[0]["lr"] = lrs[t]
         for w, g in zip(weights, grads, strict=True):
@@ -54,6 +56,40 @@ def test_adam_is_mindspores(eps: float, l2: float) -> None:
         expected = adam_by_hand(start, g, lrs, b1=0.9, b2=0.95, eps=eps, l2=l2)
         # float64 rounding of seven steps on weights of magnitude 1.
         np.testing.assert_allclose(w.detach().numpy(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_adam_takes_gradients_of_any_layout(fused: bool) -> None:
+    rows = torch.arange(12, dtype=torch.float64).reshape(3, 4) - 5.5
+    gradients = [rows, rows.t().contiguous().t(), rows[:, :1].expand(3, 4)]
+    starts = [torch.ones(3, 4, dtype=torch.float64), torch.ones(4, 3, dtype=torch.float64).t()]
+    for grad in gradients:
+        for start in starts:
+            w = nn.Parameter(start.clone())
+            w.grad = grad
+            MindSporeAdam([w], lr=0.1, fused=fused).step()
+            expected = adam_by_hand(start.numpy(), [grad.numpy()], [0.1], b1=0.9, b2=0.95, eps=1e-8, l2=0.0)
+            np.testing.assert_allclose(w.detach().numpy(), expected, rtol=0, atol=1e-14)  # float64 rounding
+
+
+def test_adam_groups_what_one_kernel_can_take() -> None:
+    weights = [nn.Parameter(torch.ones(3, dtype=dtype)) for dtype in (torch.float32, torch.float64)]
+    for w in weights:
+        w.grad = torch.full_like(w, 2.0)
+    MindSporeAdam(weights, lr=0.5).step()
+    for w in weights:
+        assert w.detach().tolist() == pytest.approx([0.5] * 3, abs=1e-6)  # first step: lr, float32
+
+
+def test_states_of_before_the_fused_step_still_load() -> None:
+    w = nn.Parameter(torch.ones(2))
+    old = MindSporeAdam([w]).state_dict()
+    for group in old["param_groups"]:
+        del group["fused"]
+    optimizer = MindSporeAdam([w])
+    optimizer.load_state_dict(old)
+    w.grad = torch.ones(2)
+    optimizer.step()
 
 
 def test_adam_differs_from_torchs_where_the_gradient_is_near_eps() -> None:
@@ -270,6 +306,38 @@ def test_clipping() -> None:
     (a,) = gradients([3.0, 4.0])
     Recipe(clip_norm=None).clip([a])
     assert norm_of(a) == 5.0
+
+
+def test_clipping_each_is_clipping_one_after_the_other() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1,), (7,), (3, 5), (1000,), (33, 65), (2, 3)]
+    values = [torch.randn(shape, generator=generator) * 10.0**i for i, shape in zip(range(-3, 3), shapes, strict=True)]
+    values += [torch.zeros(4), torch.tensor([1.0, math.nan]), torch.tensor([math.inf, 1.0]), torch.tensor([0.6, 0.8])]
+    ours, theirs = ([nn.Parameter(torch.zeros_like(value)) for value in values] for _ in range(2))
+    for mine, other, value in zip(ours, theirs, values, strict=True):
+        mine.grad, other.grad = value.clone(), value.clone()
+    clip_each([*ours, nn.Parameter(torch.zeros(2))], 1.0)
+    for mine, other in zip(ours, theirs, strict=True):
+        nn.utils.clip_grad_norm_([other], 1.0)
+        assert mine.grad is not None and other.grad is not None
+        assert mine.grad.numpy().tobytes() == other.grad.numpy().tobytes()  # bit for bit, NaN included
+    clip_each([nn.Parameter(torch.zeros(2))], 1.0)
+
+
+def test_fused_steps_leave_the_scaling_of_losses_to_the_scaler() -> None:
+    network, _ = problem()
+    assert torch.optim.AdamW(network.parameters(), fused=True)._step_supports_amp_scaling
+    optimizer, _ = Recipe(functools.partial(torch.optim.AdamW, fused=True)).build(network, steps=1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for p in network.parameters():
+        p.grad = torch.full_like(p, 512.0)
+    before = [p.detach().clone() for p in network.parameters()]
+    scaler.scale(torch.ones(()))  # as at the start of a step
+    scaler.unscale_(optimizer)
+    assert all(p.grad is not None and (p.grad == 0.5).all() for p in network.parameters())  # what clipping sees
+    scaler.step(optimizer)
+    assert all(p.grad is not None and (p.grad == 0.5).all() for p in network.parameters())  # and not divided again
+    assert all(not torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
 
 
 @pytest.mark.parametrize(

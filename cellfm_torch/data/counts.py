@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cellfm_torch.data.genes import GeneMatch
+from cellfm_torch.errors import shortened
 
 MOST_COUNTS = 1e5
 """Cells with more counts than this are scaled down to it (published recipe)."""
@@ -116,9 +117,11 @@ def rescale(counts: sp.csr_matrix, totals: NDArray[np.float64]) -> sp.csr_matrix
     -------
     (C, G) int32
     """
+    if totals.max(initial=0) <= MOST_COUNTS:
+        return sp.csr_matrix((counts.data.astype(np.int32), counts.indices, counts.indptr), shape=counts.shape)
     divisor = np.repeat(np.maximum(1.0, totals / MOST_COUNTS), np.diff(counts.indptr))
     data = np.rint(counts.data / divisor).astype(np.int32)
-    scaled = sp.csr_matrix((data, counts.indices, counts.indptr), shape=counts.shape)
+    scaled = sp.csr_matrix((data, counts.indices, counts.indptr), shape=counts.shape, copy=True)
     scaled.eliminate_zeros()
     return scaled
 
@@ -137,5 +140,6 @@ def find_fault(matrix: sp.csr_matrix, *, cells: NDArray[np.object_], genes: NDAr
             entry = int(np.argmax(wrong))
             row, column = locate(matrix, entry)
             many = f" (and {int(wrong.sum()) - 1:,} more)" if wrong.sum() > 1 else ""
-            return f"{matrix.data[entry]:g} for gene {genes[column]} in cell {cells[row]} is {what}{many}"
+            where = f"gene {shortened(genes[column])} in cell {shortened(cells[row])}"
+            return f"{matrix.data[entry]:g} for {where} is {what}{many}"
     return None

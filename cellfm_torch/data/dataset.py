@@ -1,50 +1,45 @@
-"""Cells to batches: fetch, downsample, sample, normalise and mask, reproducibly and for a whole batch at once.
+"""Cells to batches: fetch, downsample, sample, normalise and mask, reproducibly and for many cells at once.
 
-Shapes: B cells and N gene tokens of a batch, C cells of the data set, n cells read, G genes of the vocabulary.
+Shapes: B cells and N gene tokens of a batch, C cells of the data set, n cells of its table, G genes of the vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
 
 from cellfm_torch.batch import CellBatch, InputSpec
-from cellfm_torch.data import transforms
-from cellfm_torch.data.reader import Cells
-from cellfm_torch.data.sampler import BatchPlan, TokenBudgetSampler
+from cellfm_torch.data import compiled, transforms
+from cellfm_torch.data.table import CellTable, Rows
 
-BATCH_STREAM, CELL_STREAM = 2, 3
-"""First words of the seeds of a batch's and a cell's randomness (see ORDER_STREAM)."""
-
-
-class _Drawn(NamedTuple):
-    """Arrays of some cells; those of several draws are joined field by field."""
-
-    lengths: NDArray[np.integer]  # (B,)
-    genes: NDArray[np.integer]  # (N,) vocabulary positions
-    values: NDArray[np.float32]  # (N,)
-    target_values: NDArray[np.float32]  # (N,)
-    target: NDArray[np.bool_]  # (N,)
-    hidden: NDArray[np.bool_]  # (N,)
-    read_depth: NDArray[np.float32]  # (B, 2)
+CHANGING_STREAM, FIXED_STREAM = 5, 6
+"""First words of the keys of the cells' randomness (see :data:`cellfm_torch.data.order.ORDER_STREAM`)."""
 
 
-class CellDataset(Dataset[CellBatch]):
-    """Batches of cells as a model eats them; indexed by :class:`~cellfm_torch.data.sampler.BatchPlan`.
+class Fetched(NamedTuple):
+    """Cells read together, and where in them each cell asked for is."""
+
+    rows: Rows
+    where: NDArray[np.int64]  # (B,)
+
+
+class CellDataset:
+    """Batches of cells as a model eats them.
+
+    What a cell looks like depends on the seed, its row and how often it was used before, not on its batch mates, the
+    size of batches, or the number of processes.
 
     Parameters
     ----------
-    cells
+    table
         Counts over the model's vocabulary.
     spec
         What the model eats.
     rows : (C,) int, optional
-        Which of the cells, in this order; all by default.
+        Which of the cells, ascending; all by default.
     mask_fraction
         Share of a cell's genes that the loss asks for; None for no targets and nothing hidden.
     hidden_share
@@ -52,12 +47,11 @@ class CellDataset(Dataset[CellBatch]):
     downsample
         Lower the read depth of half of the cells in the input; the target keeps it.
     seed
-        Of everything drawn. A batch is a function of seed, epoch and plan, whatever the number of workers.
+        Of everything drawn.
     fixed
-        Draw for each cell from its own generator, the same in every epoch: what a cell looks like then depends
-        neither on its batch mates nor on the token budget. For evaluation; slower.
+        Draw the same for a cell each time. For evaluation.
     labels : (n,) int64, optional
-        Class of each of the cells read.
+        Class of each cell of the table.
 
     Raises
     ------
@@ -67,7 +61,7 @@ class CellDataset(Dataset[CellBatch]):
 
     def __init__(
         self,
-        cells: Cells,
+        table: CellTable,
         spec: InputSpec,
         *,
         rows: NDArray[np.integer] | None = None,
@@ -80,133 +74,101 @@ class CellDataset(Dataset[CellBatch]):
     ) -> None:
         if spec.value_transform != "log1p_cp10k":
             raise ValueError(f"unknown value_transform {spec.value_transform!r}: 'log1p_cp10k' is the one there is")
+        self.table = table
         self.spec = spec
-        self.rows = np.arange(len(cells)) if rows is None else np.asarray(rows, dtype=np.int64)
+        self.rows = rows
         self.mask_fraction = mask_fraction
         self.hidden_share = hidden_share
         self.downsample = downsample
         self.seed = seed
         self.fixed = fixed
         self.labels = labels
-        self.num_genes = cells.counts.shape[1]
-        self.max_genes = min(spec.max_genes or self.num_genes, self.num_genes)
-        self._genes, self._counts = cells.counts.indices, cells.counts.data
-        self._indptr = cells.counts.indptr.astype(np.int64)
-        self._depth = cells.read_depth
+        self.max_genes = min(spec.max_genes or table.num_genes, table.num_genes)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.table if self.rows is None else self.rows)
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> NDArray[np.integer]:
         """Gene tokens of each cell of the data set, (C,)."""
         if not self.spec.expressed_only:
-            return np.full(len(self.rows), self.max_genes)
-        return np.minimum(np.diff(self._indptr)[self.rows], self.max_genes)
+            return np.full(len(self), self.max_genes, dtype=np.int32)
+        lengths = self.table.lengths if self.rows is None else self.table.lengths[self.rows]
+        return np.minimum(lengths, self.max_genes)
 
-    def __getitem__(self, plan: BatchPlan) -> CellBatch:
-        """Make the batch of a plan, on the CPU."""
-        rows = self.rows[plan.cells]
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """Borders of the runs of cells that are read together most cheaply, (K + 1,) positions in the data set."""
+        if self.rows is None:
+            return self.table.blocks
+        return np.unique(np.searchsorted(self.rows, self.table.blocks))
+
+    def fetch(self, cells: NDArray[np.int64]) -> Fetched:
+        """Read cells (B,), positions in the data set in any order, the same one more than once if need be."""
+        rows, where = np.unique(cells if self.rows is None else self.rows[cells], return_inverse=True)
+        return Fetched(self.table.read(rows.astype(np.int64, copy=False)), where)
+
+    def batch(
+        self, cells: NDArray[np.int64], passes: NDArray[np.int64] | int = 0, *, fetched: Fetched | None = None
+    ) -> CellBatch:
+        """Make a batch, on the CPU.
+
+        Parameters
+        ----------
+        cells : (B,)
+            Positions in the data set.
+        passes : (B,) or int
+            How often each cell was used before.
+        fetched
+            The same cells, where they have been read already.
+        """
+        rows = np.asarray(cells if self.rows is None else self.rows[cells], dtype=np.int64)
+        stored, where = self.fetch(cells) if fetched is None else fetched
         if self.fixed:
-            each = [self._draw(rows[i : i + 1], self._generator(CELL_STREAM, int(rows[i]))) for i in range(len(rows))]
-            drawn = _Drawn(*(np.concatenate(parts) for parts in zip(*each, strict=True)))
+            keys = transforms.cell_keys(rows, FIXED_STREAM, self.seed)
         else:
-            drawn = self._draw(rows, self._generator(BATCH_STREAM, plan.epoch, plan.index))
-        masked = self.mask_fraction is not None
-        return CellBatch(
-            gene_ids=torch.from_numpy(drawn.genes.astype(np.int64) + self.spec.first_id),
-            values=torch.from_numpy(np.where(drawn.hidden, np.float32(0), drawn.values)),
-            hidden=torch.from_numpy(drawn.hidden),
-            offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(drawn.lengths, dtype=np.int64)])),
-            cell_index=torch.from_numpy(rows),
-            target=torch.from_numpy(drawn.target) if masked else None,
-            target_values=torch.from_numpy(drawn.target_values) if masked else None,
-            read_depth=torch.from_numpy(drawn.read_depth) if self.spec.read_depth else None,
-            labels=None if self.labels is None else torch.from_numpy(self.labels[rows]),
-        )
+            keys = transforms.cell_keys(rows, CHANGING_STREAM, self.seed, passes)
+        return self._make(rows, compiled.gather_rows(where, *stored), keys)
 
-    def _generator(self, *words: int) -> np.random.Generator:
-        return np.random.default_rng([words[0], self.seed, *words[1:]])
-
-    def _fetch(self, rows: NDArray[np.int64]) -> tuple[transforms.Ints, transforms.Ints, transforms.Ints]:
-        """Return offsets (B + 1,), genes (N,) and counts (N,) of some cells."""
-        starts = self._indptr[rows]
-        lengths = self._indptr[rows + 1] - starts
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        entries = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return offsets, self._genes[entries], self._counts[entries]
-
-    def _draw(self, rows: NDArray[np.int64], rng: np.random.Generator) -> _Drawn:
-        offsets, genes, counts = self._fetch(rows)
-        seen = transforms.downsample(offsets, counts, rng=rng) if self.downsample else counts
+    def _make(
+        self,
+        rows: NDArray[np.int64],
+        cells: tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]],
+        keys: compiled.Keys,
+    ) -> CellBatch:
+        offsets, genes, counts = cells
         # Depths are of the whole cell, before some of its genes are sampled.
-        depth = self._depth[rows]
+        depth = transforms.sum_by_cell(offsets, counts)
+        seen = transforms.downsample(offsets, counts, keys=keys) if self.downsample else counts
         seen_depth = transforms.sum_by_cell(offsets, seen) if self.downsample else depth
 
-        offsets, kept = transforms.sample_genes(offsets, seen, self.max_genes, rng=rng)
-        genes, counts, seen = genes[kept], counts[kept], seen[kept]
+        if np.diff(offsets).max(initial=0) > self.max_genes:
+            offsets, kept = transforms.sample_genes(offsets, seen, self.max_genes, keys=keys)
+            genes, counts, seen = genes[kept], counts[kept], seen[kept]
         if not self.spec.expressed_only:
             offsets, genes, source = transforms.fill_unexpressed(
-                offsets, genes, max_genes=self.max_genes, num_genes=self.num_genes, rng=rng
+                offsets, genes, max_genes=self.max_genes, num_genes=self.table.num_genes, keys=keys
             )
             counts, seen = np.where(source < 0, 0, counts[source]), np.where(source < 0, 0, seen[source])
 
         values = transforms.normalise(offsets, seen, seen_depth)
-        target_values = transforms.normalise(offsets, counts, depth) if self.downsample else values
-        if self.mask_fraction is None:
-            target = hidden = np.zeros(len(genes), dtype=bool)
-        else:
+        hidden = np.zeros(len(genes), dtype=bool)
+        target = target_values = None
+        if self.mask_fraction is not None:
             target, hidden = transforms.choose_targets(
-                offsets, fraction=self.mask_fraction, hidden_share=self.hidden_share, rng=rng
+                offsets, fraction=self.mask_fraction, hidden_share=self.hidden_share, keys=keys
             )
-        read_depth = np.stack([seen_depth, depth], axis=1).astype(np.float32)
-        return _Drawn(np.diff(offsets), genes, values, target_values, target, hidden, read_depth)
-
-
-class CellLoader(DataLoader[CellBatch]):
-    """Loader of whole batches that remembers how far an epoch has got (Lightning's stateful loader protocol).
-
-    Parameters
-    ----------
-    dataset
-        Makes batches from plans.
-    sampler
-        Plans them.
-    options
-        Others of DataLoader, such as ``num_workers``; Lightning passes some when it rebuilds a loader for prediction.
-    """
-
-    sampler: TokenBudgetSampler
-
-    def __init__(self, dataset: CellDataset, *, sampler: TokenBudgetSampler, **options: Any) -> None:
-        super().__init__(
-            dataset,
-            sampler=sampler,
-            batch_size=None,
-            pin_memory=torch.cuda.is_available(),
-            # Iterating draws a worker seed; from a generator of its own it leaves the global state alone.
-            generator=torch.Generator(),
-            **options,
+            target_values = transforms.normalise(offsets, counts, depth) if self.downsample else values
+            values = np.where(hidden, np.float32(0), values)
+        read_depth = np.stack([seen_depth, depth], axis=1).astype(np.float32) if self.spec.read_depth else None
+        return CellBatch(
+            gene_ids=torch.from_numpy(np.add(genes, self.spec.first_id, dtype=np.int64)),
+            values=torch.from_numpy(values),
+            hidden=torch.from_numpy(hidden),
+            offsets=torch.from_numpy(offsets),
+            cell_index=torch.from_numpy(rows),
+            target=None if target is None else torch.from_numpy(target),
+            target_values=None if target_values is None else torch.from_numpy(target_values),
+            read_depth=None if read_depth is None else torch.from_numpy(read_depth),
+            labels=None if self.labels is None else torch.from_numpy(self.labels[rows]),
         )
-        self._epoch, self._batches = sampler.epoch, 0
-
-    def __iter__(self) -> Iterator[CellBatch]:  # type: ignore[override]
-        """Yield the batches of the sampler's epoch; nothing happens before the first one is asked for.
-
-        Lightning makes the iterator of the first epoch before it tells the sampler which epoch that is.
-        """
-        self._epoch, self._batches = self.sampler.epoch, self.sampler.start
-        for batch in super().__iter__():
-            self._batches += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the epoch, and how many of its batches were handed out."""
-        epoch = self.sampler.epoch
-        return {"epoch": epoch, "batches": self._batches if epoch == self._epoch else 0}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the batches already handed out."""
-        self._epoch, self._batches = state_dict["epoch"], state_dict["batches"]
-        self.sampler.set_epoch(self._epoch)
-        self.sampler.start = self._batches

@@ -5,28 +5,25 @@ Shapes: G genes of the vocabulary, V genes (variables) of a file.
 
 from __future__ import annotations
 
-import functools
-import gzip
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cellfm_torch.data.gene_match import match_names
+from cellfm_torch.data.gene_table import GeneTable, find_table
+from cellfm_torch.data.options import MatchRule
 from cellfm_torch.data.vocab import bundled_symbols
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import write_text
 from cellfm_torch.paths import VOCAB
 
-
-@functools.cache
-def ensembl_symbols() -> dict[str, str]:
-    """Return the symbol of each Ensembl gene id (without version) known to the bundled vocabularies."""
-    with gzip.open(VOCAB / "ensembl.tsv.gz", "rt") as file:
-        return dict(line.rstrip("\n").split("\t") for line in file)
+MATCHED = ("symbol", "ensembl", "previous", "alias")
+"""What a name can be matched by; a better kind comes first."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +36,32 @@ class GeneMatch:
         Gene names of the file, surrounding white space removed.
     rows : (V,) int64
         Position of each in the vocabulary, 0 .. G - 1, or -1.
-    kind : "symbol" or "ensembl"
-        What the names were recognised as.
+    kinds : tuple of str, V
+        What each was matched by: ``"symbol"``, ``"ensembl"``, ``"previous"`` or ``"alias"``. Where it was not:
+        ``"ambiguous"`` for the previous symbol or alias of several genes, ``"taken"`` for that of a gene which the file
+        has under a better name, and ``""``.
+    mito : (V,) bool
+        Which are mitochondrial genes, whether in the vocabulary or not.
+    table : str
+        What the table of names was made from.
     """
 
     names: tuple[str, ...]
     rows: NDArray[np.int64]
-    kind: Literal["symbol", "ensembl"]
+    kinds: tuple[str, ...]
+    mito: NDArray[np.bool_]
+    table: str = ""
+
+    @property
+    def matched_by(self) -> dict[str, int]:
+        """Genes of the file by what they were matched by, or by why they were not."""
+        numbers = Counter(self.kinds)
+        return {kind: numbers[kind] for kind in (*MATCHED, "ambiguous", "taken") if numbers[kind]}
+
+    @property
+    def kind(self) -> str:
+        """What most names were matched by; ``"symbol"`` where none was."""
+        return max(MATCHED, key=self.kinds.count)
 
     @property
     def matched(self) -> list[str]:
@@ -128,22 +144,20 @@ class GeneVocab:
     def __len__(self) -> int:
         return len(self.symbols)
 
-    def match(self, names: Iterable[str]) -> GeneMatch:
+    def match(
+        self, names: Iterable[str], *, rule: MatchRule = "all", table: GeneTable | str | Path | None = None
+    ) -> GeneMatch:
         """Find the genes of a file in the vocabulary.
-
-        Names are Ensembl ids, with or without version, when most of them start with ``ENSG``; otherwise symbols,
-        which must agree exactly.
 
         Parameters
         ----------
         names : V gene names
+        rule
+            ``"all"``: symbols, previous symbols, aliases and Ensembl ids with or without version, in any mixture.
+            ``"exact"``: symbols as the vocabulary has them.
+        table
+            Names that genes go by; the path of a table, or None for the user's own or the bundled one.
         """
-        stripped = tuple(str(name).strip() for name in names)
-        if sum(name.startswith("ENSG") for name in stripped) * 2 > len(stripped):
-            table = ensembl_symbols()
-            symbols: Iterable[str] = (table.get(name.partition(".")[0], "") for name in stripped)
-            kind: Literal["symbol", "ensembl"] = "ensembl"
-        else:
-            symbols, kind = stripped, "symbol"
-        rows = np.fromiter((self._position.get(symbol, -1) for symbol in symbols), np.int64, len(stripped))
-        return GeneMatch(stripped, rows, kind)
+        table = table if isinstance(table, GeneTable) else find_table(table)
+        given = tuple(str(name).strip() for name in names)
+        return GeneMatch(given, *match_names(given, self._position, table, rule=rule), table=table.source)

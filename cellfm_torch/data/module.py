@@ -6,51 +6,54 @@ Shapes: n cells kept, G genes of the vocabulary.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from cellfm_torch.batch import InputSpec
-from cellfm_torch.data import transforms
-from cellfm_torch.data.dataset import CellDataset, CellLoader
+from cellfm_torch.data.budget import TokenBudgetDataModule
+from cellfm_torch.data.collection import Collection, collect
+from cellfm_torch.data.dataset import CellDataset
 from cellfm_torch.data.files import PathLike
 from cellfm_torch.data.genes import GeneVocab
-from cellfm_torch.data.reader import Cells, CountsKind, DuplicatesRule, read_cells
-from cellfm_torch.data.report import print_report
+from cellfm_torch.data.loader import CellLoader
+from cellfm_torch.data.means import gene_means
+from cellfm_torch.data.options import ReadOptions
+from cellfm_torch.data.reader import Cells, read_cells
 from cellfm_torch.data.sampler import TokenBudgetSampler
+from cellfm_torch.data.shares import plain_order, shuffled_order
+from cellfm_torch.data.source import SOURCE_COLUMN
+from cellfm_torch.data.split import split_cells, split_groups
+from cellfm_torch.data.table import CellTable
 from cellfm_torch.errors import UserError, nearest
 
-SPLIT_STREAM = 4
-"""First word of the seed of the split (see ORDER_STREAM)."""
 
-
-class CellDataModule(LightningDataModule):
+class CellDataModule(TokenBudgetDataModule):
     """Cells of h5ad files as batches for one model; works without a Trainer too.
 
     Parameters
     ----------
     path
-        One file, one glob, or a list of them.
+        One file, glob or prepared store, or a list of them.
     input_spec
         What the model eats: ``model.input_spec``.
-    layer
-        Matrix that holds the counts: None for ``X``, ``"raw"`` for ``raw.X``, else a name in ``layers``.
-    gene_column
-        Column of ``var`` with gene symbols or Ensembl ids; None for ``var_names``.
-    counts
-        ``"raw"``, or ``"recover"`` for log-normalised values.
-    duplicates
-        Several genes of one symbol: add them up (``"sum"``) or take the first (``"unique"``).
-    min_genes, max_genes
-        Cells with fewer or more expressed genes of the vocabulary are dropped; None for no upper limit.
+    skip_damaged
+        Leave out the cells of damaged shards of a store instead of refusing it; all of it is read to find them.
+    weights
+        Share of an epoch's cells for each of the paths, in any unit. An epoch has as many cells as there are to train
+        on; a path goes on where the last epoch stopped in it. None uses each cell once.
     val_fraction
         Share of the cells held out for validation.
+    split_by
+        What is held out: single cells (``"cell"``), whole files (``"dataset"``), or all cells with one value in a
+        column of ``obs``, such as a donor.
+    val_groups
+        Which files or values are held out; None draws them.
     mask_fraction
         Share of a cell's genes that the loss asks for.
     hidden_share
@@ -58,13 +61,17 @@ class CellDataModule(LightningDataModule):
     downsample
         Lower the read depth of half of the cells in the input; by default where the model reads depths.
     token_budget
-        Most gene tokens per batch (and device).
+        Most gene tokens per batch (and device), or ``"auto"``; see :class:`TokenBudgetDataModule`.
+    block_size, fetch_cells
+        Cells of a store that stay together up to a fetch, and cells of a fetch, which are shuffled.
     label
         Column of ``obs`` with the class of each cell; None for no labels.
     num_workers
-        Processes that make batches ahead.
+        Threads that make batches ahead.
     seed
         Of split, order, masks, samples and downsampling.
+    reading
+        How files are read and which cells are kept: fields of :class:`~cellfm_torch.data.options.ReadOptions`.
 
     Raises
     ------
@@ -77,66 +84,80 @@ class CellDataModule(LightningDataModule):
         path: PathLike | Iterable[PathLike],
         *,
         input_spec: InputSpec,
-        layer: str | None = None,
-        gene_column: str | None = None,
-        counts: CountsKind = "raw",
-        duplicates: DuplicatesRule = "sum",
-        min_genes: int = 200,
-        max_genes: int | None = None,
+        skip_damaged: bool = False,
+        weights: Sequence[float] | None = None,
         val_fraction: float = 0.2,
+        split_by: str = "cell",
+        val_groups: Sequence[str] | None = None,
         mask_fraction: float = 0.2,
         hidden_share: float = 0.8,
         downsample: bool | None = None,
-        token_budget: int = 16384,
+        token_budget: int | Literal["auto"] = 16384,
+        block_size: int = 64,
+        fetch_cells: int = 16384,
         label: str | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        **reading: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(token_budget)
         for name, share in {"mask_fraction": mask_fraction, "hidden_share": hidden_share}.items():
             if not 0 < share <= 1:
                 raise UserError(f"data.{name}={share}: must be above 0 and at most 1")
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction={val_fraction}: must be between 0 and 1")
-        least = {"min_genes": (min_genes, 0), "token_budget": (token_budget, 1), "num_workers": (num_workers, 0)}
+        least = {"block_size": (block_size, 1), "fetch_cells": (fetch_cells, 1), "num_workers": (num_workers, 0)}
         for name, (number, bound) in (least | {"seed": (seed, 0)}).items():
             if number < bound:
                 raise UserError(f"data.{name}={number}: must be at least {bound}")
-        if max_genes is not None and max_genes < max(min_genes, 1):
-            raise UserError(f"data.max_genes={max_genes}: must be at least data.min_genes={min_genes}, or null")
-        for name, word, kind in (("counts", counts, CountsKind), ("duplicates", duplicates, DuplicatesRule)):
-            if word not in (choices := get_args(kind)):
-                raise UserError(f"data.{name}={word}: choose {' or '.join(choices)}{nearest(word, choices)}")
+        read = ReadOptions(**reading)
+        if weights is not None:
+            number = 1 if isinstance(path, str | os.PathLike) else len(path := list(path))
+            if len(weights) != number or min(weights) <= 0:
+                raise UserError(
+                    f"data.weights={list(weights)}: give one number above 0 for each of the {number} in data.path"
+                )
         if input_spec.genes is None:
             raise UserError("the model does not know which genes its rows stand for: give it a genes.txt in its folder")
         self.input_spec = input_spec
         self.vocab = GeneVocab(input_spec.genes, first_id=input_spec.first_id)
-        self._read = functools.partial(
-            read_cells,
+        self._open = functools.partial(
+            collect,
             path,
             self.vocab,
-            layer=layer,
-            gene_column=gene_column,
-            counts=counts,
-            duplicates=duplicates,
-            min_genes=min_genes,
-            max_genes=max_genes,
+            read=functools.partial(read_cells, vocab=self.vocab, **reading),
+            min_genes=read.min_genes,
+            max_genes=read.max_genes,
+            skip_damaged=skip_damaged,
+            block_size=block_size,
+            separate=weights is not None,
         )
+        self.weights = weights
+        self.split_by = split_by
+        self.val_groups = val_groups
+        self.fetch_cells = fetch_cells
         self.val_fraction = val_fraction
         self.mask_fraction = mask_fraction
         self.hidden_share = hidden_share
         self.downsample = input_spec.read_depth if downsample is None else downsample
-        self.token_budget = token_budget
         self.label = label
         self.num_workers = num_workers
         self.seed = seed
 
     @cached_property
+    def collection(self) -> Collection:
+        """The cells kept of all files and stores; opened on first use, then a report is printed."""
+        return self._open()
+
+    @property
+    def table(self) -> CellTable:
+        """The counts of the cells kept, as batches are made from them."""
+        return self.collection.table
+
+    @property
     def cells(self) -> Cells:
-        """The cells kept of all files; read on first use, then a report is printed."""
-        cells = self._read()
-        rank_zero_only(print_report)(cells.reports)
-        return cells
+        """The cells kept of all files, in file order; those of a prepared store are not held in memory."""
+        return self.collection.cells()
 
     def read(self) -> Cells:
         """Return the cells kept of all files, in file order."""
@@ -144,18 +165,21 @@ class CellDataModule(LightningDataModule):
 
     @property
     def obs(self) -> pd.DataFrame:
-        """Annotations of the cells kept, n rows."""
-        return self.cells.obs
+        """Annotations of the cells kept, n rows; those of a store are numbered, not named."""
+        return self.collection.obs
+
+    def _column(self, name: str, option: str) -> pd.Categorical:
+        """Return a column of obs as categories, of those that occur."""
+        there = self.collection.columns
+        if name not in there:
+            raise UserError(
+                f"data.{option}={name}: no such column in obs (it has {', '.join(there)}){nearest(name, there)}"
+            )
+        return pd.Categorical(self.collection.column(name)).remove_unused_categories()
 
     @cached_property
     def _classes(self) -> pd.Categorical | None:
-        if self.label is None:
-            return None
-        if self.label not in self.obs:
-            there = [str(name) for name in self.obs.columns]
-            hint = nearest(self.label, there)
-            raise UserError(f"data.label={self.label}: no such column in obs (it has {', '.join(there)}){hint}")
-        return pd.Categorical(self.obs[self.label]).remove_unused_categories()
+        return None if self.label is None else self._column(self.label, "label")
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -165,15 +189,13 @@ class CellDataModule(LightningDataModule):
     @cached_property
     def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the training and of the validation cells, both ascending."""
-        total = len(self.cells)
-        held_out = round(self.val_fraction * total)
-        if not 0 < held_out < total:
-            raise UserError(
-                f"data.val_fraction={self.val_fraction} of {total:,} cells leaves {total - held_out:,} to train on and "
-                f"{held_out:,} to validate on: change it, or give more cells"
-            )
-        order = np.random.default_rng([SPLIT_STREAM, self.seed]).permutation(total)
-        return np.sort(order[held_out:]), np.sort(order[:held_out])
+        if self.split_by == "cell":
+            held_out = split_cells(len(self.table), self.val_fraction, seed=self.seed)
+        else:
+            by = SOURCE_COLUMN if self.split_by == "dataset" else self.split_by
+            groups = self._column(by, "split_by")
+            held_out = split_groups(groups, self.val_fraction, seed=self.seed, names=self.val_groups, by=self.split_by)
+        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
     @property
     def train_cells(self) -> NDArray[np.int64]:
@@ -187,21 +209,13 @@ class CellDataModule(LightningDataModule):
 
     @cached_property
     def gene_means(self) -> NDArray[np.float32]:
-        """Mean value (log1p CP10k) of each gene over the training cells: the baseline predictor.
+        """Mean value (log1p CP10k) of each gene over the training cells, by gene id: the baseline predictor."""
+        return gene_means(self.table, self.train_cells, self.input_spec, seed=self.seed)
 
-        Indexed by gene id, (first_id + G,). Over the cells that express the gene; where the model reads unexpressed
-        genes too, over all cells. Genes no training cell expresses get the mean over all genes and cells.
-        """
-        counts, depth = self.cells.counts[self.train_cells], self.cells.read_depth[self.train_cells]
-        values = transforms.normalise(counts.indptr, counts.data, depth).astype(np.float64)
-        sums = np.bincount(counts.indices, weights=values, minlength=len(self.vocab))
-        if self.input_spec.expressed_only:
-            number = np.bincount(counts.indices, minlength=len(self.vocab))
-        else:
-            number = np.full(len(self.vocab), counts.shape[0])
-        means = np.full(self.vocab.first_id + len(self.vocab), sums.sum() / number.sum(), dtype=np.float32)
-        means[self.vocab.first_id :][number > 0] = sums[number > 0] / number[number > 0]
-        return means
+    @property
+    def least_token_budget(self) -> int:
+        """Twice the longest cell."""
+        return 2 * int(self.predict_dataloader().sampler.lengths.max())
 
     def setup(self, stage: str | None = None) -> None:
         """Read the files and split the cells, once; every wrong option is found here, before anything is written."""
@@ -211,9 +225,12 @@ class CellDataModule(LightningDataModule):
             self.train_dataloader()
             self.val_dataloader()
 
-    def _loader(self, rows: NDArray[np.int64], *, shuffle: bool = False, targets: bool = True) -> CellLoader:
+    def _loader(
+        self, rows: NDArray[np.int64] | None = None, *, shuffle: bool = False, targets: bool = True
+    ) -> CellLoader:
+        """Return a loader of some rows, by default all."""
         dataset = CellDataset(
-            self.cells,
+            self.table,
             self.input_spec,
             rows=rows,
             mask_fraction=self.mask_fraction if targets else None,
@@ -223,11 +240,24 @@ class CellDataModule(LightningDataModule):
             fixed=not shuffle,
             labels=None if self._classes is None else self._classes.codes.astype(np.int64),
         )
+        lengths, blocks = dataset.lengths, dataset.blocks
+        budget = self.token_budget or 4 * int(lengths.max())  # open: something small
+        if shuffle and rows is not None:
+            order = shuffled_order(
+                blocks,
+                int(lengths.sum(dtype=np.int64)),
+                parts=np.searchsorted(rows, self.collection.starts),
+                weights=self.weights,
+                fetch_cells=self.fetch_cells,
+                token_budget=budget,
+                seed=self.seed,
+            )
+        else:
+            order = plain_order(blocks, fetch_cells=self.fetch_cells)
         sampler = TokenBudgetSampler(
-            dataset.lengths,
-            token_budget=self.token_budget,
-            seed=self.seed,
-            shuffle=shuffle,
+            lengths,
+            token_budget=budget,
+            order=order,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
@@ -249,4 +279,4 @@ class CellDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> CellLoader:
         """Return all cells kept, in file order, as they are: nothing hidden, nothing downsampled, no targets."""
-        return self._loader(np.arange(len(self.cells)), targets=False)
+        return self._loader(targets=False)

@@ -1,6 +1,7 @@
-"""From counts to model input, for all cells of a fetch at once: pure numpy, randomness from the `rng` argument.
+"""From counts to model input, for all cells of a fetch at once, without a Python loop over cells.
 
-Cells lie end to end as in :class:`~cellfm_torch.batch.CellBatch`: cell b owns ``offsets[b]:offsets[b + 1]``.
+Cells lie end to end as in :class:`~cellfm_torch.batch.CellBatch`: cell b owns ``offsets[b]:offsets[b + 1]``. What is
+drawn for a cell is a function of its key (:func:`cell_keys`), whatever the cells beside it.
 Shapes: B cells, N genes of all cells together, G genes of the vocabulary, L most genes per cell.
 """
 
@@ -9,9 +10,22 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cellfm_torch.data import compiled
+from cellfm_torch.data.compiled import Keys
+
 Ints = NDArray[np.integer]
+Int64 = NDArray[np.int64]
+Int32 = NDArray[np.int32]
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
+
+DOWNSAMPLE, SAMPLE, TARGETS, FILL = 1, 2, 3, 4
+"""Words that keep the numbers of one cell's transforms apart."""
+
+
+def cell_keys(rows: Ints, *words: int | Ints) -> Keys:
+    """Return a key for each cell's random numbers, (B,), from its row and words, each for all cells or per cell."""
+    return compiled.derive(rows, *words)
 
 
 def cell_of_gene(offsets: Ints) -> Ints:
@@ -19,20 +33,13 @@ def cell_of_gene(offsets: Ints) -> Ints:
     return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
-def sum_by_cell(offsets: Ints, values: Ints | Floats) -> Floats:
-    """Return the sum of (N,) values in each cell, (B,) float64."""
-    return np.diff(np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])[offsets])
+def sum_by_cell(offsets: Ints, counts: Ints) -> NDArray[np.float64]:
+    """Return the sum of (N,) counts in each cell, (B,)."""
+    sums: NDArray[np.float64] = compiled.sum_by_cell(_int64(offsets), _int32(counts))
+    return sums
 
 
-def _rank_in_cell(offsets: Ints, keys: Floats) -> Ints:
-    """Rank of each key among those of its cell, (N,), 0 for the smallest; keys are in [0, 1)."""
-    order = np.argsort(cell_of_gene(offsets) + keys)
-    rank = np.empty(len(keys), dtype=np.int64)
-    rank[order] = np.arange(len(keys))
-    return rank - np.repeat(offsets[:-1], np.diff(offsets))
-
-
-def sample_genes(offsets: Ints, counts: Ints, max_genes: int, *, rng: np.random.Generator) -> tuple[Ints, Ints]:
+def sample_genes(offsets: Ints, counts: Ints, max_genes: int, *, keys: Keys) -> tuple[Int64, Int64]:
     """Keep at most `max_genes` genes of each cell, drawn without replacement with probability ~ log1p(count).
 
     Each gene waits an exponential time of rate log1p(count); the first L to arrive are such a sample
@@ -40,7 +47,7 @@ def sample_genes(offsets: Ints, counts: Ints, max_genes: int, *, rng: np.random.
 
     Parameters
     ----------
-    offsets, counts : (B + 1,), (N,)
+    offsets, counts, keys : (B + 1,), (N,), (B,)
 
     Returns
     -------
@@ -49,32 +56,29 @@ def sample_genes(offsets: Ints, counts: Ints, max_genes: int, *, rng: np.random.
     kept : (N',)
         Their positions among the N, ascending.
     """
-    lengths = np.diff(offsets)
-    if len(lengths) == 0 or lengths.max() <= max_genes:
-        return offsets, np.arange(len(counts))
-    waiting = rng.exponential(size=len(counts)) / np.log1p(counts)
-    rank = _rank_in_cell(offsets, waiting / (1.0 + waiting))
-    kept = np.flatnonzero(rank < max_genes)
-    return np.concatenate([[0], np.cumsum(np.minimum(lengths, max_genes))]), kept
+    if np.diff(offsets).max(initial=0) <= max_genes:
+        return _int64(offsets), np.arange(len(counts))
+    sampled: tuple[Int64, Int64] = compiled.sample_genes(
+        _int64(offsets), _int32(counts), max_genes, compiled.derive(keys, SAMPLE)
+    )
+    return sampled
 
 
-def downsample(offsets: Ints, counts: Ints, *, rng: np.random.Generator) -> Ints:
+def downsample(offsets: Ints, counts: Ints, *, keys: Keys) -> Int32:
     """Lower the read depth of half of the cells: max(1, Binomial(count, p)), p ~ Beta(2, 2) per cell.
 
     No expressed gene vanishes. Source: the read-depth-aware task of scFoundation, as CellFM 80M has it.
 
     Parameters
     ----------
-    offsets, counts : (B + 1,), (N,)
+    offsets, counts, keys : (B + 1,), (N,), (B,)
 
     Returns
     -------
     (N,) counts
     """
-    cells = len(offsets) - 1
-    rate = np.where(rng.random(cells) < 0.5, rng.beta(2.0, 2.0, size=cells), 1.0)
-    # Binomial(count, 1) is the count itself: cells left alone need no branch.
-    return np.maximum(1, rng.binomial(counts, np.repeat(rate, np.diff(offsets)))).astype(counts.dtype)
+    lowered: Int32 = compiled.downsample(_int64(offsets), _int32(counts), compiled.derive(keys, DOWNSAMPLE))
+    return lowered
 
 
 def normalise(offsets: Ints, counts: Ints, depth: Floats) -> NDArray[np.float32]:
@@ -85,7 +89,10 @@ def normalise(offsets: Ints, counts: Ints, depth: Floats) -> NDArray[np.float32]
     offsets, counts, depth : (B + 1,), (N,), (B,)
         Depth in counts, above 0 for cells with genes.
     """
-    return np.log1p(counts / np.repeat(depth, np.diff(offsets)) * 1e4).astype(np.float32)
+    values: NDArray[np.float32] = compiled.normalise(
+        _int64(offsets), _int32(counts), np.asarray(depth, dtype=np.float64)
+    )
+    return values
 
 
 def share_of(share: float, number: Ints) -> Ints:
@@ -95,7 +102,7 @@ def share_of(share: float, number: Ints) -> Ints:
 
 
 def choose_targets(
-    offsets: Ints, *, fraction: float = 0.2, hidden_share: float = 0.8, rng: np.random.Generator
+    offsets: Ints, *, fraction: float = 0.2, hidden_share: float = 0.8, keys: Keys
 ) -> tuple[Bools, Bools]:
     """Choose the genes a cell's loss asks for, and those of them whose value is hidden.
 
@@ -107,21 +114,21 @@ def choose_targets(
     target, hidden : (N,) bool
         `hidden` implies `target`.
     """
-    lengths = np.diff(offsets)
-    targets = share_of(fraction, lengths)
-    hidden = share_of(hidden_share, targets)
-    rank = _rank_in_cell(offsets, rng.random(offsets[-1]))
-    return rank < np.repeat(targets, lengths), rank < np.repeat(hidden, lengths)
+    targets = share_of(fraction, np.diff(offsets))
+    chosen: tuple[Bools, Bools] = compiled.choose_targets(
+        _int64(offsets), targets, share_of(hidden_share, targets), compiled.derive(keys, TARGETS)
+    )
+    return chosen
 
 
 def fill_unexpressed(
-    offsets: Ints, genes: Ints, *, max_genes: int, num_genes: int, rng: np.random.Generator
-) -> tuple[Ints, Ints, Ints]:
+    offsets: Ints, genes: Ints, *, max_genes: int, num_genes: int, keys: Keys
+) -> tuple[Int64, Int32, Int64]:
     """Fill each cell up to `max_genes` with genes it does not express, drawn evenly; longer cells stay as they are.
 
     Parameters
     ----------
-    offsets, genes : (B + 1,), (N,)
+    offsets, genes, keys : (B + 1,), (N,), (B,)
         Vocabulary positions of the expressed genes.
     num_genes
         G; a cell cannot get longer than this.
@@ -135,22 +142,16 @@ def fill_unexpressed(
     source : (N',)
         Where each was among the N, -1 for the unexpressed.
     """
-    lengths = np.diff(offsets)
-    wanted = np.maximum(min(max_genes, num_genes) - lengths, 0)
-    keys = rng.random((len(lengths), num_genes), dtype=np.float32)  # (B, G)
-    keys[cell_of_gene(offsets), genes] = 2.0  # behind all others
-    most = wanted.max(initial=0)
-    # Sorting only the smallest keys, found by a partition, is four times faster than sorting all.
-    smallest = np.argpartition(keys, min(most, num_genes - 1), axis=1)[:, :most]
-    order = np.argsort(np.take_along_axis(keys, smallest, axis=1), axis=1)
-    drawn = np.take_along_axis(smallest, order, axis=1)  # (B, most wanted)
-    added = drawn[np.arange(drawn.shape[1]) < wanted[:, None]]
-    filled = np.concatenate([[0], np.cumsum(lengths + wanted)])
-    # Place of each gene: behind what earlier cells got in addition; an added gene behind its own cell's genes too.
-    before = filled[:-1] - offsets[:-1]
-    all_genes = np.empty(filled[-1], dtype=np.int64)
-    source = np.full(filled[-1], -1, dtype=np.int64)
-    expressed_at = np.arange(offsets[-1]) + np.repeat(before, lengths)
-    all_genes[expressed_at], source[expressed_at] = genes, np.arange(offsets[-1])
-    all_genes[source < 0] = added
-    return filled, all_genes, source
+    filled: tuple[Int64, Int32, Int64] = compiled.fill_unexpressed(
+        _int64(offsets), _int32(genes), max_genes, num_genes, compiled.derive(keys, FILL)
+    )
+    return filled
+
+
+# The compiled loops know one type of each argument: another would be compiled anew.
+def _int64(x: Ints) -> Int64:
+    return np.ascontiguousarray(x, dtype=np.int64)
+
+
+def _int32(x: Ints) -> Int32:
+    return np.ascontiguousarray(x, dtype=np.int32)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from cellfm_torch.model.embedder import CellEmbedder
 from cellfm_torch.model.heads import CellDecoder, GeneDecoder, ScalarEncoder
 from cellfm_torch.model.layers import RetentionLayer
 from cellfm_torch.model.outputs import Encoding, Prediction
+from cellfm_torch.ops.layout import Layout
+from cellfm_torch.ops.retention import MODES
 
 
 class CellFM(nn.Module):
@@ -33,14 +36,16 @@ class CellFM(nn.Module):
     genes
         Gene symbols in the order of the embedding rows (row i + 1 belongs to ``genes[i]``). Default: the bundled list
         of the same length, where there is one.
+    mode
+        How retention is computed, see :func:`cellfm_torch.retention`: the numbers are the same.
 
     Raises
     ------
     ValueError
-        If the list's length is not ``config.num_genes``.
+        If the list's length is not ``config.num_genes``, or there is no such mode.
     """
 
-    def __init__(self, config: CellFMConfig, *, genes: Sequence[str] | None = None) -> None:
+    def __init__(self, config: CellFMConfig, *, genes: Sequence[str] | None = None, mode: str = "chunked") -> None:
         super().__init__()
         if genes is not None and len(genes) != config.num_genes:
             raise ValueError(f"{len(genes)} gene symbols were given for a model of {config.num_genes} genes")
@@ -71,6 +76,19 @@ class CellFM(nn.Module):
             for emb in (self.gene_emb.weight, self.cls_token[0], self.mask_emb[0], zero_emb[0]):
                 nn.init.xavier_normal_(emb, gain=0.5)
             self.gene_emb.weight[0] = 0
+        self.mode = mode
+
+    @property
+    def mode(self) -> str:
+        """How retention is computed: ``"chunked"``, ``"parallel"`` or ``"recurrent"``; may be set."""
+        return cast(RetentionLayer, self.encoder[0]).retention.mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+        for layer in self.encoder:
+            cast(RetentionLayer, layer).retention.mode = mode
 
     @property
     def cell_dim(self) -> int:
@@ -113,8 +131,9 @@ class CellFM(nn.Module):
         x = x.index_copy(0, gene_rows, genes).index_copy(0, prefix_rows, prefix.flatten(0, 1))  # (T, D)
         # Masked genes enter no state in the first half of the layers, so that nothing is learned from their presence.
         visible = x.new_ones(len(x), 1).index_copy(0, gene_rows, (~batch.hidden).to(x.dtype)[:, None])
+        layout = Layout.of(offsets)  # once: it waits for the device
         for i, layer in enumerate(self.encoder):
-            x = layer(x, offsets=offsets, keep=visible if i < self.config.num_layers // 2 else None)
+            x = layer(x, offsets=layout, keep=visible if i < self.config.num_layers // 2 else None)
         prefix = x.index_select(0, prefix_rows).unflatten(0, (num_cells, num_prefix))
         return Encoding(
             cell=prefix[:, 0],

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from cellfm_torch.model.inference import InBytes, Segments, after_retention, exactly, gated, last_layer
 from cellfm_torch.model.layers import RetentionLayer
 from cellfm_torch.model.lora import merge_lora
+from cellfm_torch.ops.gate import norm_gate
 from cellfm_torch.ops.linear import product
 
 if TYPE_CHECKING:
@@ -75,9 +76,11 @@ class CellEmbedder:
 
     @torch.inference_mode()
     def __call__(self, batch: CellBatch) -> Tensor:
-        """Return the cls embedding of each cell, (B, D)."""
-        if bool(batch.hidden.any()):
-            return self.network.encode(batch).cell
+        """Return the cls embedding of each cell, (B, D), computed in the dtype of the weights also under autocast."""
+        with torch.autocast(batch.values.device.type, enabled=False):
+            return self.network.encode(batch).cell if bool(batch.hidden.any()) else self._embed_all(batch)
+
+    def _embed_all(self, batch: CellBatch) -> Tensor:
         self._refresh()
         offsets = batch.offsets.tolist()
         prefix = self.plain._embed_prefix(batch)
@@ -140,9 +143,9 @@ class CellEmbedder:
         state = shape.state(k, project(2, retention.v_proj), retention.num_heads)
         q = [F.relu(y) for y in project(0, retention.q_proj)]
         o = shape.read(q, state, retention.num_heads)
-        gate = torch.cat([F.silu(y, inplace=True) for y in project(3, retention.u_proj)])
+        gate = torch.cat(project(3, retention.u_proj))
         x = torch.cat([self._tokens_of(ids, embedded, which), prefix])
-        return after_retention(layer, x, o.mul_(gate), self.multiply)
+        return after_retention(layer, x, norm_gate(o, gate), self.multiply)
 
 
 def blocks(offsets: list[int], size: int) -> list[tuple[int, int]]:

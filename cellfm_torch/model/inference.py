@@ -12,8 +12,10 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cellfm_torch.model.layers import RetentionLayer, srms_norm
+from cellfm_torch.model.layers import RetentionLayer
+from cellfm_torch.ops.gate import norm_gate
 from cellfm_torch.ops.int8 import Int8Tokens, Int8Weight
+from cellfm_torch.ops.layout import Layout
 from cellfm_torch.ops.linear import product
 from cellfm_torch.ops.retention import RetentionState, retention_state
 
@@ -46,10 +48,10 @@ class Segments:
 
     def __init__(self, offsets: Tensor, num_prefix: int) -> None:
         cells = len(offsets) - 1
-        self.genes = offsets
-        self.prefix = torch.arange(cells + 1, device=offsets.device) * num_prefix
-        self.cls = int(offsets[-1]) + self.prefix[:-1]
-        self.lengths = offsets.diff() + num_prefix
+        self.genes = Layout.of(offsets)
+        self.prefix = Layout.of(torch.arange(cells + 1, device=offsets.device) * num_prefix)
+        self.cls = self.genes.num_tokens + self.prefix.offsets[:-1]
+        self.lengths = self.genes.lengths + num_prefix
 
     def state(self, k: list[Tensor], v: tuple[Tensor, Tensor], heads: int) -> Tensor:
         """Sum keys and values of each cell, genes and prefix; scaled as the network scales it: (B, H, K, K)."""
@@ -63,20 +65,39 @@ class Segments:
         return self.lengths.clamp_min(1).to(like.dtype).rsqrt() / like.shape[-1]
 
     def read(self, q: list[Tensor], state: Tensor, heads: int) -> Tensor:
-        """Read the state of each token's cell and norm it per head: (N + B P, D)."""
+        """Read the state of each token's cell: (N + B P, H, K)."""
         read = RetentionState(state).read
-        q = [rearrange(y, "n (h k) -> n h k", h=heads) for y in q]
-        o = torch.cat([read(q[0], offsets=self.genes), read(q[1], offsets=self.prefix)])
-        return rearrange(srms_norm(o).to(q[0].dtype), "n h k -> n (h k)")
+        split = [rearrange(y, "n (h k) -> n h k", h=heads) for y in q]
+        return torch.cat([read(split[0], offsets=self.genes), read(split[1], offsets=self.prefix)])
+
+    def weighted_sum(self, a: Tensor, x: Tensor) -> Tensor:
+        """Add up the tokens x (N + B P, D) of each cell, once per head, by weights a (N + B P, H): (B, H, D)."""
+        n, a, x = self.genes.num_tokens, a[:, None], x[:, None]
+        total = retention_state(a[:n], x[:n], offsets=self.genes).tensor
+        total += retention_state(a[n:], x[n:], offsets=self.prefix).tensor
+        return total[:, 0]
+
+    def rows(self, cell: int) -> tuple[slice, slice]:
+        """Return where the genes and the prefix tokens of a cell are."""
+        n, genes, prefix = self.genes.num_tokens, self.genes.bounds, self.prefix.bounds
+        return slice(genes[cell], genes[cell + 1]), slice(n + prefix[cell], n + prefix[cell + 1])
+
+    def of_tokens(self, x: Tensor) -> Tensor:
+        """Repeat what each cell has (B, D) for its tokens: (N + B P, D)."""
+        parts = [
+            torch.repeat_interleave(x, layout.lengths, dim=0, output_size=layout.num_tokens)
+            for layout in (self.genes, self.prefix)
+        ]
+        return torch.cat(parts)
 
 
 def gated(layer: RetentionLayer, x: Tensor, shape: Segments, multiply: Multiply) -> Tensor:
     """Return what Wo of a layer's retention is given: normed retention times gate, (N + B P, D)."""
-    retention, genes = layer.retention, int(shape.genes[-1])
+    retention, genes = layer.retention, shape.genes.num_tokens
     q, k, v, u = multiply(x, retention.q_proj, retention.k_proj, retention.v_proj, retention.u_proj)
     q, k = F.relu_(q), F.relu_(k)
     state = shape.state([k[:genes], k[genes:]], (v[:genes], v[genes:]), retention.num_heads)
-    return shape.read([q[:genes], q[genes:]], state, retention.num_heads).mul_(F.silu(u, inplace=True))
+    return norm_gate(shape.read([q[:genes], q[genes:]], state, retention.num_heads), u)
 
 
 def after_retention(layer: RetentionLayer, x: Tensor, gated: Tensor, multiply: Multiply) -> Tensor:
@@ -92,26 +113,35 @@ def after_retention(layer: RetentionLayer, x: Tensor, gated: Tensor, multiply: M
 def last_layer(layer: RetentionLayer, x: Tensor, shape: Segments, multiply: Multiply) -> Tensor:
     """Apply the last layer to tokens (N + B P, D), for the sake of cls alone: (B, D).
 
-    v is needed of one sum of tokens per head, o = (sum_n (q . k_n) x_n) Wv, and k only where relu left q above zero.
+    v is needed of one sum of tokens per head, o = (sum_n (q . k_n) x_n) Wv.
+    """
+    retention, cls = layer.retention, x[shape.cls]
+    q, u = exactly(cls, retention.q_proj, retention.u_proj)
+    gathered = shape.weighted_sum(_seen_by(F.relu_(q), layer, x, shape, multiply), x).to(x.dtype)
+    v = rearrange(retention.v_proj.weight, "(h k) d -> h k d", h=retention.num_heads)
+    o = einsum(gathered, v, "b h d, h k d -> b h k")
+    return after_retention(layer, cls, norm_gate(o * shape.scale(o)[:, None, None], u), exactly)
+
+
+def _seen_by(q: Tensor, layer: RetentionLayer, x: Tensor, shape: Segments, multiply: Multiply) -> Tensor:
+    """Return q . k_n of each token and head, (N + B P, H), for one query per cell (B, D).
+
+    On a CPU k is computed only where relu left q above zero, unless it is cheap; a GPU would have to wait for q.
     """
     retention = layer.retention
-    heads, cls = retention.num_heads, x[shape.cls]
-    q, u = exactly(cls, retention.q_proj, retention.u_proj)
-    q = F.relu_(q)  # (B, D)
+    heads = retention.num_heads
+    if x.device.type != "cpu":
+        weighted = F.relu_(multiply(x, retention.k_proj)[0]).mul_(shape.of_tokens(q))
+        return weighted.unflatten(1, (heads, -1)).sum(-1)
+    seen = x.new_empty(len(x), heads)
     keys = F.relu_(multiply(x, retention.k_proj)[0]) if isinstance(multiply, InBytes) else None
-    gathered = x.new_zeros(len(cls), heads, x.shape[1])
-    genes = int(shape.genes[-1])
-    bounds = [shape.genes.tolist(), [genes + start for start in shape.prefix.tolist()]]
     for cell, row in enumerate(q):
         by_head = torch.block_diag(*row.view(heads, -1, 1))  # (D, H): the dimensions of k that each head adds up
-        if keys is None:
-            used = row.nonzero()[:, 0]
-            by_head, weight = by_head.index_select(0, used), retention.k_proj.weight.index_select(0, used)
-        for bound in bounds:
-            tokens = x[bound[cell] : bound[cell + 1]]
-            k = F.relu_(product(tokens, weight)) if keys is None else keys[bound[cell] : bound[cell + 1]]
-            gathered[cell].addmm_((k @ by_head).T, tokens)
-    v = rearrange(retention.v_proj.weight, "(h k) d -> h k d", h=heads)
-    o = einsum(gathered, v, "b h d, h k d -> b h k")
-    o = srms_norm(o * shape.scale(o)[:, None, None])
-    return after_retention(layer, cls, rearrange(o, "b h k -> b (h k)").mul_(F.silu(u)), exactly)
+        used = row.nonzero()[:, 0]
+        weight = retention.k_proj.weight.index_select(0, used)
+        for rows in shape.rows(cell):
+            if keys is None:
+                seen[rows] = F.relu_(product(x[rows], weight)) @ by_head.index_select(0, used)
+            else:
+                seen[rows] = keys[rows] @ by_head
+    return seen

@@ -12,8 +12,11 @@ from torch.nn import functional as F
 
 from cellfm_torch.model.config import CellFMConfig
 from cellfm_torch.model.lora import LoRALinear
+from cellfm_torch.ops.backend import CompiledOrEager, runs_on
+from cellfm_torch.ops.gate import norm_gate
+from cellfm_torch.ops.layout import Layout
 from cellfm_torch.ops.linear import Dense, projections
-from cellfm_torch.ops.retention import RetentionState, retention_state
+from cellfm_torch.ops.retention import RetentionState, retention, retention_state
 
 # MindSpore's defaults, which the published weights were trained with; PyTorch's are 0.01 and 1e-5.
 LEAKY_SLOPE = 0.2
@@ -46,38 +49,50 @@ def project(x: Tensor, *layers: Dense) -> tuple[Tensor, ...]:
     return projections(x, [layer.weight for layer in layers])
 
 
-def srms_norm(x: Tensor, *, eps: float = 1e-12) -> Tensor:
-    """Divide each row of the last axis, of width K, by ``max(||x / sqrt(K)||, eps)``.
+def _residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, alpha: float) -> Tensor:
+    out: Tensor = norm(alpha * x + y)
+    return out
 
-    The scale of `x` leaves the result unchanged, so factors before it only serve the range of the number format.
-    """
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5
-    return x / norm.clamp_min(eps)
+
+_compiled_residual_norm = CompiledOrEager(_residual_norm)
+
+
+def residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, alpha: float) -> Tensor:
+    """Return ``norm(alpha x + y)`` for tokens (T, D), in one pass where that is compiled."""
+    chosen = _compiled_residual_norm if runs_on(x) == "compiled" else _residual_norm
+    return chosen(x, y, norm, alpha)
 
 
 class Retention(nn.Module):
     """Bidirectional gated retention: ``out = Wo (srms_norm(q (k^T v)) * silu(x Wu))``.
 
-    With q = relu(x Wq) and k = relu(x Wk); dropped tokens contribute nothing to the cell's state but read it.
+    With q = relu(x Wq) and k = relu(x Wk); dropped tokens contribute nothing to the cell's state but read it. In three
+    steps, as tokens meet in the second alone.
+
+    Attributes
+    ----------
+    mode
+        Of :func:`cellfm_torch.retention`; all give the same numbers.
     """
 
     def __init__(self, config: CellFMConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         self.head_dim = config.head_dim
+        self.mode = "chunked"
         self.q_proj = projection(config)
         self.k_proj = projection(config)
         self.v_proj = projection(config, gain=config.beta)
         self.u_proj = projection(config, gain=config.beta)
         self.o_proj = projection(config, gain=config.beta)
 
-    def forward(self, x: Tensor, *, offsets: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, offsets: Tensor | Layout, keep: Tensor | None = None) -> Tensor:
         """Mix the tokens of each cell.
 
         Parameters
         ----------
         x : (T, D)
-        offsets : (B + 1,) int64
+        offsets : (B + 1,) int64 or Layout
             Cell boundaries of the tokens.
         keep : (T, 1), optional
             1 for tokens that enter the state, 0 for those that are dropped; None keeps all.
@@ -86,18 +101,33 @@ class Retention(nn.Module):
         -------
         (T, D)
         """
+        q, k, v, u = self.project(x, keep)
+        return self.merge(self.mix(q, k, v, Layout.of(offsets)), u)
+
+    def project(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Map tokens (T, D) to q, k, v (T, H, K) and u (T, D)."""
         q, k, v, u = project(x, self.q_proj, self.k_proj, self.v_proj, self.u_proj)
         q, k = F.relu(q), F.relu(k)
         if keep is not None:
             k = k * keep
         q, k, v = (rearrange(y, "t (h k) -> t h k", h=self.num_heads) for y in (q, k, v))
-        state = retention_state(k, v, offsets=offsets)
-        # The 1 / K of the published q and k and the 1 / sqrt(genes) of its v go onto the small state instead: the
-        # norm divides them out, they only keep half precision in range.
-        scale = offsets.diff().clamp_min(1).to(state.tensor.dtype).rsqrt() / q.shape[-1]
-        o = RetentionState(state.tensor * scale[:, None, None, None]).read(q, offsets=offsets)
-        o = rearrange(srms_norm(o).to(x.dtype), "t h k -> t (h k)")
-        return self.o_proj(o * F.silu(u))
+        return q, k, v, u
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """Let the tokens of each cell see each other: (T, H, K)."""
+        # The 1 / K of the published q and k and the 1 / sqrt(genes) of its v: the norm divides them out, they only
+        # keep half precision in range. Where there is a state they go onto that, which is small.
+        scale = layout.lengths.clamp_min(1).float().rsqrt() / self.head_dim
+        if self.mode == "chunked":
+            state = retention_state(k, v, offsets=layout).tensor
+            return RetentionState(state * scale.to(state.dtype)[:, None, None, None]).read(q, offsets=layout)
+        per_token = torch.repeat_interleave(scale.to(v.dtype), layout.lengths, output_size=len(v))
+        return retention(q, k, v * per_token[:, None, None], offsets=layout, mode=self.mode)
+
+    def merge(self, o: Tensor, u: Tensor) -> Tensor:
+        """Norm and gate what the tokens read (T, H, K), and merge the heads: (T, D)."""
+        out: Tensor = self.o_proj(norm_gate(o, u))
+        return out
 
 
 class GatedLinearUnit(nn.Module):
@@ -125,7 +155,8 @@ class RetentionLayer(nn.Module):
         self.norm2 = nn.LayerNorm(config.dim, eps=NORM_EPS)
         self.dropout = nn.Dropout(config.dropout * index / config.num_layers)
 
-    def forward(self, x: Tensor, *, offsets: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, offsets: Tensor | Layout, keep: Tensor | None = None) -> Tensor:
         """Map tokens (T, D) to (T, D); see :meth:`Retention.forward` for `offsets` and `keep`."""
-        x = self.norm1(self.alpha * x + self.dropout(self.retention(x, offsets=offsets, keep=keep)))
-        return self.norm2(self.alpha * x + self.dropout(self.glu(x)))
+        mixed = self.dropout(self.retention(x, offsets=offsets, keep=keep))
+        x = residual_norm(x, mixed, self.norm1, self.alpha)
+        return residual_norm(x, self.dropout(self.glu(x)), self.norm2, self.alpha)

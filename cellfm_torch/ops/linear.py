@@ -24,12 +24,21 @@ def _takes_onednn(x: Tensor) -> bool:
     return _ONEDNN is not None and usual and bool(torch.backends.mkldnn.enabled)
 
 
+def _onednn(x: Tensor, weight: Tensor) -> Tensor:
+    out: Tensor = _ONEDNN(x, weight, None, "none", [], "")  # type: ignore[misc]
+    return out
+
+
+# torch.compile has rules of its own for oneDNN's operator, which do not hold for weights that change.
+_opaque = torch.library.custom_op("cellfm_torch::product", _onednn, mutates_args=())
+_opaque.register_fake(lambda x, weight: x.new_empty(x.shape[0], weight.shape[0]))
+
+
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """Return ``x @ weight.T`` for x (N, I) and weight (O, I), without a gradient of its own."""
     if not _takes_onednn(x) or 0 in (*x.shape, *weight.shape):  # oneDNN refuses empty tensors
         return F.linear(x, weight)
-    out: Tensor = _ONEDNN(x, weight, None, "none", [], "")  # type: ignore[misc]
-    return out
+    return _opaque(x, weight) if torch.compiler.is_compiling() else _onednn(x, weight)
 
 
 class _Projections(torch.autograd.Function):

@@ -19,8 +19,8 @@ GROUPS = sorted(path for path in FILES if len(path.parts) == 2)
 
 def test_all_files_are_seen() -> None:
     # Update when a file is added: a walk that finds fewer tests less than it seems to.
-    assert len(FILES) == 16
-    assert [str(path) for path in FILES if len(path.parts) == 1] == ["train"]
+    assert len(FILES) == 18
+    assert [str(path) for path in FILES if len(path.parts) == 1] == ["prepare", "train"]
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -74,6 +74,25 @@ def test_published_recipe_is_the_default_of_the_published_sizes() -> None:
         assert (cfg.data.mask_fraction, cfg.data.hidden_share) == (0.2, 0.8)
         assert cfg.trainer.max_epochs == 2
         assert cfg.trainer.precision == ("16-mixed" if torch.cuda.is_available() else "32-true")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "native", "overrides", "expected"),
+    [
+        (False, False, [], "32-true"),
+        (True, True, [], "bf16-mixed"),
+        (True, False, [], "16-mixed"),
+        (True, True, ["trainer.accelerator=cpu"], "32-true"),
+        (True, True, ["trainer.accelerator=gpu", "+experiment=pretrain_800m", "data.path=x"], "16-mixed"),
+        (False, False, ["trainer.precision=bf16-true"], "bf16-true"),  # what is asked for by name is done
+    ],
+)
+def test_half_precision_where_the_device_gains(
+    cuda: bool, native: bool, overrides: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native)
+    assert composed(*overrides).trainer.precision == expected
 
 
 def test_switches_reach_the_network() -> None:

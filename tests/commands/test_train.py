@@ -63,6 +63,17 @@ def test_variants_train(variant: str, small_cells: Path, tmp_path: Path) -> None
     assert getattr(network.config, variant.removeprefix("task.").removesuffix("=true"))
 
 
+def test_fitted_to_the_memory(small_cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = ("data.token_budget=auto", "callbacks.token_budget.most=9000", "callbacks.activation_checkpointing.policy=2")
+    job = small_job(small_cells, tmp_path / "run", "trainer.max_steps=2", *fit)
+    assert main(job) == 0
+    assert "token budget: 9,000 gene tokens a batch" in capsys.readouterr().out
+    plain = small_job(small_cells, tmp_path / "plain", "trainer.max_steps=2", "data.token_budget=9000")
+    assert main(plain) == 0
+    ours, theirs = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "plain"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def broken_file(kind: str, folder: Path, cells: Path) -> str:
     """Make a file that cannot be trained on, and return the override that names it."""
     path = folder / f"{kind}.h5ad"
@@ -118,6 +129,14 @@ def test_bad_files(kind: str, says: str, small_cells: Path, tmp_path: Path, caps
         (["optim.lr=fast"], "optim.lr=fast: must be a number"),
         (["optim.lr=-1"], "optim.lr=-1"),
         (["trainer.max_steps=many"], "must be a number"),
+        (["data.token_budget=aut"], "data.token_budget=aut: must be a number or auto"),
+        (["data.token_budget=auto", "callbacks.activation_checkpointing.policy=auto"], "set data.token_budget"),
+        (["callbacks.activation_checkpointing.policy=most"], "choose none, all, auto or a number"),
+        (
+            ["callbacks.activation_checkpointing.layers=encoder", "callbacks.activation_checkpointing.policy=1"],
+            "encoder",
+        ),
+        (["callbacks.matmul_precision.precision=low"], "choose highest, high, medium"),
         (["resume=maybe"], "must be true or false"),
         (["data=files"], "data.path must be given"),
         (["data.mask_fraction=2"], "data.mask_fraction=2"),

@@ -11,22 +11,30 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from cellfm_torch.data.genes import GeneVocab, ensembl_symbols
+from cellfm_torch.data.gene_table import BUNDLED, GeneTable
+from cellfm_torch.data.genes import GeneVocab
 
 NUM_CELLS, NUM_GENES = 40, 60
 
 
+@pytest.fixture(autouse=True)
+def no_own_gene_table(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the gene table of whoever runs the tests."""
+    monkeypatch.delenv("CELLFM_GENES", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "no-cache"))
+
+
 @pytest.fixture(scope="session")
 def ensembl_ids() -> list[str]:
-    """Ensembl ids of 60 genes, each of another symbol."""
-    by_symbol = {symbol: gene for gene, symbol in ensembl_symbols().items()}
-    return [by_symbol[symbol] for symbol in sorted(by_symbol)[100 : 100 + NUM_GENES]]
+    """Ensembl ids of 60 genes."""
+    return [gene.ensembl[0] for gene in GeneTable.load(BUNDLED).genes[100 : 100 + NUM_GENES]]
 
 
 @pytest.fixture(scope="session")
 def vocab(ensembl_ids: list[str]) -> GeneVocab:
     """The symbols of these genes."""
-    return GeneVocab([ensembl_symbols()[gene] for gene in ensembl_ids])
+    table = GeneTable.load(BUNDLED)
+    return GeneVocab([table.genes[table.ensembl[gene]].symbol for gene in ensembl_ids])
 
 
 @pytest.fixture(scope="session")

@@ -10,29 +10,25 @@ import pytest
 import torch
 
 from cellfm_torch.batch import CellBatch, InputSpec
-from cellfm_torch.data.dataset import CellDataset, CellLoader
+from cellfm_torch.data.dataset import CellDataset
 from cellfm_torch.data.genes import GeneVocab
-from cellfm_torch.data.reader import Cells, read_cells
-from cellfm_torch.data.sampler import BatchPlan, TokenBudgetSampler
+from cellfm_torch.data.reader import read_cells
+from cellfm_torch.data.table import MemoryTable
 
 
 @pytest.fixture
-def cells(cells_file: Path, vocab: GeneVocab) -> Cells:
-    return read_cells(cells_file, vocab)
+def table(cells_file: Path, vocab: GeneVocab) -> MemoryTable:
+    return MemoryTable(read_cells(cells_file, vocab).counts)
 
 
 @pytest.fixture
-def make(cells: Cells, vocab: GeneVocab) -> Callable[..., CellDataset]:
+def make(table: MemoryTable, vocab: GeneVocab) -> Callable[..., CellDataset]:
     """Make a dataset of the synthetic cells; `spec` goes into the InputSpec."""
 
     def make(*, spec: dict | None = None, **options: object) -> CellDataset:
-        return CellDataset(cells, InputSpec(genes=vocab.symbols, **(spec or {})), **options)
+        return CellDataset(table, InputSpec(genes=vocab.symbols, **(spec or {})), **options)
 
     return make
-
-
-def plan(*cells: int, epoch: int = 0, index: int = 0) -> BatchPlan:
-    return BatchPlan(epoch, index, np.array(cells))
 
 
 def assert_same(a: CellBatch, b: CellBatch) -> None:
@@ -54,13 +50,13 @@ def by_cell(batches: list[CellBatch]) -> dict[int, tuple]:
 
 
 def test_contents(make: Callable[..., CellDataset], synthetic_counts: np.ndarray) -> None:
-    dataset = make(rows=[30, 7, 11], mask_fraction=None)
-    batch = dataset[plan(2, 0)]
-    assert batch.cell_index.tolist() == [11, 30]
+    dataset = make(rows=np.array([7, 11, 30]), mask_fraction=None)
+    batch = dataset.batch(np.array([2, 1]))
+    assert batch.cell_index.tolist() == [30, 11]
     assert (batch.target, batch.target_values, batch.read_depth, batch.labels) == (None,) * 4
     assert batch.gene_ids.dtype == batch.offsets.dtype == torch.int64 and batch.values.dtype == torch.float32
     assert not batch.hidden.any()
-    for b, row in enumerate([11, 30]):
+    for b, row in enumerate([30, 11]):
         own = slice(batch.offsets[b], batch.offsets[b + 1])
         counts = synthetic_counts[row]
         assert (batch.gene_ids[own] - 1).tolist() == np.flatnonzero(counts).tolist()
@@ -69,12 +65,12 @@ def test_contents(make: Callable[..., CellDataset], synthetic_counts: np.ndarray
 
 
 def test_first_id(make: Callable[..., CellDataset]) -> None:
-    ids = [make(spec={"first_id": first}, mask_fraction=None)[plan(0)].gene_ids for first in (0, 1)]
+    ids = [make(spec={"first_id": first}, mask_fraction=None).batch(np.array([0])).gene_ids for first in (0, 1)]
     assert torch.equal(ids[0] + 1, ids[1])
 
 
 def test_masking(make: Callable[..., CellDataset]) -> None:
-    batch = make()[plan(*range(40))]
+    batch = make().batch(np.arange(40))
     target = torch.segment_reduce(batch.target.float(), "sum", offsets=batch.offsets)
     assert torch.equal(target.long(), (batch.lengths // 5).clamp(min=1))
     assert not (batch.hidden & ~batch.target).any() and (batch.values[batch.hidden] == 0).all()
@@ -84,7 +80,7 @@ def test_masking(make: Callable[..., CellDataset]) -> None:
 
 def test_downsampling_and_read_depth(make: Callable[..., CellDataset], synthetic_counts: np.ndarray) -> None:
     """S and T are totals before genes are sampled; values are relative to S, target values to T."""
-    batch = make(spec={"read_depth": True, "max_genes": 15}, downsample=True, hidden_share=0.01)[plan(*range(40))]
+    batch = make(spec={"read_depth": True, "max_genes": 15}, downsample=True, hidden_share=0.01).batch(np.arange(40))
     input_depth, target_depth = batch.read_depth.T
     np.testing.assert_array_equal(target_depth, synthetic_counts.sum(1))
     lowered = input_depth < target_depth
@@ -104,7 +100,7 @@ def test_unexpressed_genes_fill_up(
     make: Callable[..., CellDataset], synthetic_counts: np.ndarray, most: int | None
 ) -> None:
     dataset = make(spec={"expressed_only": False, "max_genes": most})
-    batch = dataset[plan(*range(40))]
+    batch = dataset.batch(np.arange(40))
     length = min(most or 60, 60)
     assert batch.lengths.tolist() == dataset.lengths.tolist() == [length] * 40
     counts = synthetic_counts[batch.cell_of_gene, batch.gene_ids - 1]
@@ -114,50 +110,36 @@ def test_unexpressed_genes_fill_up(
     assert batch.target.reshape(40, -1).sum(1).tolist() == [length // 5] * 40
 
 
-def test_pure_function_of_seed_epoch_and_plan(make: Callable[..., CellDataset]) -> None:
+def test_pure_function_of_seed_pass_and_row(make: Callable[..., CellDataset]) -> None:
+    """Batch mates and their number do not matter; a cell used twice in a batch is drawn twice."""
     options = {"spec": {"max_genes": 20, "read_depth": True}, "downsample": True}
-    one, other = make(**options)[plan(1, 2, 3)], make(**options)
-    other[plan(9, 8, index=4)]
-    assert_same(one, other[plan(1, 2, 3)])
-    for changed in (
-        other[plan(1, 2, 3, epoch=1)],
-        other[plan(1, 2, 3, index=1)],
-        make(seed=1, **options)[plan(1, 2, 3)],
-    ):
-        assert not torch.equal(one.target, changed.target)
+    dataset = make(**options)
+    one = by_cell([dataset.batch(np.arange(40), 3)])
+    apart = [[3, 1], [2, 0], [5], list(range(39, 5, -1)), [4]]
+    assert by_cell([make(**options).batch(np.array(some), 3) for some in apart]) == one
+    again = dataset.batch(np.array([7, 7, 7]), np.array([3, 4, 3]))
+    first, second, third = again.target.reshape(3, -1)
+    assert torch.equal(first, third) and not torch.equal(first, second)
+    for changed in (dataset.batch(np.arange(40), 4), make(seed=1, **options).batch(np.arange(40), 3)):
+        other = by_cell([changed])
+        assert sum(other[row] != one[row] for row in range(40)) > 35
 
 
 @pytest.mark.parametrize("spec", [{"max_genes": 20}, {"max_genes": 30, "expressed_only": False}])
-def test_fixed_cells_ignore_batch_mates_and_epoch(make: Callable[..., CellDataset], spec: dict) -> None:
+def test_fixed_cells_ignore_passes(make: Callable[..., CellDataset], spec: dict) -> None:
     dataset = make(spec=spec, fixed=True)
-    one = by_cell([dataset[plan(*range(40))]])
-    rows = [[3, 1], [2, 0], [5], list(range(39, 5, -1)), [4]]
-    assert by_cell([dataset[plan(*some, epoch=i, index=i)] for i, some in enumerate(rows)]) == one
+    assert_same(dataset.batch(np.arange(40), 0), dataset.batch(np.arange(40), 5))
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_workers_change_nothing(make: Callable[..., CellDataset], num_workers: int) -> None:
-    def loader(workers: int) -> CellLoader:
-        dataset = make(spec={"max_genes": 20, "read_depth": True}, downsample=True)
-        return CellLoader(dataset, sampler=TokenBudgetSampler(dataset.lengths, token_budget=100), num_workers=workers)
-
-    ours, theirs = list(loader(0)), list(loader(num_workers))
-    assert len(ours) == len(theirs) == len(loader(0)) > 5
-    for a, b in zip(ours, theirs, strict=True):
-        assert_same(a, b)
-
-
-def test_iterating_leaves_global_random_state(make: Callable[..., CellDataset]) -> None:
-    dataset = make()
-    loader = CellLoader(dataset, sampler=TokenBudgetSampler(dataset.lengths, token_budget=200))
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    list(loader)
-    assert torch.equal(torch_state, torch.get_rng_state())
-    np.testing.assert_array_equal(numpy_state, np.random.get_state()[1])
+def test_rows_number_the_table(make: Callable[..., CellDataset]) -> None:
+    """A cell looks the same in a data set of all cells and in one of some."""
+    some = make(rows=np.array([5, 6, 9]))
+    assert_same(some.batch(np.array([2, 0])), make().batch(np.array([9, 5])))
+    assert some.lengths.tolist() == make().lengths[[5, 6, 9]].tolist()
 
 
 def test_labels(make: Callable[..., CellDataset]) -> None:
-    assert make(labels=np.arange(40) * 2, rows=[5, 6])[plan(1, 0)].labels.tolist() == [12, 10]
+    assert make(labels=np.arange(40) * 2, rows=np.array([5, 6])).batch(np.array([1, 0])).labels.tolist() == [12, 10]
 
 
 def test_unknown_transform(make: Callable[..., CellDataset]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from cellfm_torch.batch import InputSpec
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.module import CellDataModule
+from cellfm_torch.data.options import GeneOptions, ReadOptions
 from cellfm_torch.errors import UserError
 from cellfm_torch.paths import CONF
 
@@ -110,7 +112,11 @@ def test_gene_means(make: Make, synthetic_counts: np.ndarray, vocab: GeneVocab, 
         ("num_workers", -1, "data.num_workers=-1"),
         ("seed", -3, "data.seed=-3"),
         ("counts", "recovered", "data.counts=recovered: choose raw or recover; did you mean 'recover'?"),
-        ("duplicates", "add", "data.duplicates=add: choose sum or unique"),
+        ("genes", {"duplicates": "add"}, "genes.duplicates=add: choose sum or unique"),
+        ("genes", {"match": "exakt"}, "genes.match=exakt: choose all or exact; did you mean 'exact'?"),
+        ("min_counts", -1, "data.min_counts=-1: must be at least 0, or null"),
+        ("max_counts", 0, "data.max_counts=0: must be at least 1, or null"),
+        ("max_mito", 101, "data.max_mito=101: must be a percentage between 0 and 100, or null"),
     ],
 )
 def test_option_out_of_range(make: Make, option: str, value: object, message: str) -> None:
@@ -137,13 +143,12 @@ def test_yaml(name: str, cells_file: Path, vocab: GeneVocab) -> None:
     """Each file makes a module, and names every option of the class with its default."""
     OmegaConf.register_new_resolver("cellfm.bundled", lambda name: f"{name}.h5ad", replace=True)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose(overrides=[f"+data={name}", "+seed=3", f"data.path=[{cells_file}]", "data.min_genes=10"])
+        config = hydra.compose(overrides=[f"+data={name}", "+genes=default", "+seed=3", f"data.path=[{cells_file}]"])
     module = hydra.utils.instantiate(config.data)(input_spec=InputSpec(genes=vocab.symbols))
     assert isinstance(module, CellDataModule) and module.seed == 3
     assert len(module.read()) == 40
     given = {key for key in config.data if not key.startswith("_")}
-    assert given | {"input_spec", "self"} == set(CellDataModule.__init__.__kwdefaults__) | {
-        "input_spec",
-        "self",
-        "path",
-    }
+    reading = {field.name for field in dataclasses.fields(ReadOptions)}
+    assert given == set(CellDataModule.__init__.__kwdefaults__) | {"path"} | reading
+    assert set(config.genes) == {field.name for field in dataclasses.fields(GeneOptions)}
+    assert GeneOptions(**config.genes) == GeneOptions()

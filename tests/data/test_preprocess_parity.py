@@ -10,7 +10,7 @@ from cellfm_torch.batch import InputSpec
 from cellfm_torch.data.dataset import CellDataset
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.reader import read_cells
-from cellfm_torch.data.sampler import BatchPlan
+from cellfm_torch.data.table import MemoryTable
 from cellfm_torch.paths import PBMC3K
 
 RECORDED = Path(__file__).parents[1] / "parity" / "preprocess.npz"
@@ -18,12 +18,12 @@ RECORDED = Path(__file__).parents[1] / "parity" / "preprocess.npz"
 
 def test_preprocess() -> None:
     vocab = GeneVocab.bundled(24078)
-    cells = read_cells(PBMC3K, vocab, duplicates="unique")
+    cells = read_cells(PBMC3K, vocab, genes={"match": "exact", "duplicates": "unique"})
     spec = InputSpec(genes=vocab.symbols, read_depth=True)
     with np.load(RECORDED) as recorded:
         rows = cells.names.get_indexer(recorded["cells"])
         assert np.all(rows >= 0)
-        batch = CellDataset(cells, spec, rows=rows, mask_fraction=None)[BatchPlan(0, 0, np.arange(60))]
+        batch = CellDataset(MemoryTable(cells.counts), spec, mask_fraction=None).batch(rows)
         np.testing.assert_array_equal(batch.offsets, recorded["offsets"])
         np.testing.assert_array_equal(batch.read_depth, np.stack([recorded["read_depth"]] * 2, axis=1))
         for b in range(60):

@@ -41,7 +41,7 @@ def test_layer_and_raw(synthetic_counts: np.ndarray, synthetic_cells: Make, writ
     adata.X = np.ones(adata.shape)
     path = write(adata)
     np.testing.assert_array_equal(read_cells(path, vocab, layer="raw").counts.toarray(), synthetic_counts)
-    in_layer = read_cells(path, vocab, layer="umi").counts.toarray()
+    in_layer = read_cells(path, vocab, layer="umi", min_genes=0).counts.toarray()
     np.testing.assert_array_equal(in_layer[:, 5:30], synthetic_counts[:, 5:30])
     assert in_layer.sum() == synthetic_counts[:, 5:30].sum()
     with pytest.raises(UserError, match=r"no layer 'umj' \(it has umi, raw\); did you mean 'umi'"):
@@ -69,21 +69,24 @@ def test_gene_column(
     adata.var["gene_id"] = [f"{gene}.3" for gene in ensembl_ids]
     adata.var["chromosome"] = "1"
     path = write(adata)
-    cells = read_cells(path, vocab, gene_column="gene_id")
+    cells = read_cells(path, vocab, genes={"column": "gene_id"})
     np.testing.assert_array_equal(cells.counts.toarray(), synthetic_counts)
     assert cells.reports[0].name_kind == "ensembl"
+    found = read_cells(path, vocab)
+    np.testing.assert_array_equal(found.counts.toarray(), synthetic_counts)
+    assert found.reports[0].gene_column == "gene_id"
     with pytest.raises(
-        UserError, match=r"names \(row0, row1, row2\) .* use data.gene_column=gene_id \(60 genes match\)"
+        UserError, match=r"names \(1, 1, 1\) .*leave genes.column=chromosome out|use genes.column=gene_id"
     ):
-        read_cells(path, vocab)
+        read_cells(path, vocab, genes={"column": "chromosome"})
     with pytest.raises(UserError, match="no column 'gene_ids' .*did you mean 'gene_id'"):
-        read_cells(path, vocab, gene_column="gene_ids")
+        read_cells(path, vocab, genes={"column": "gene_ids"})
 
 
 def test_duplicates(synthetic_counts: np.ndarray, synthetic_cells: Make, write: Write, vocab: GeneVocab) -> None:
     genes = [*vocab.symbols[:-2], vocab.symbols[0], "unknown"]
     path = write(synthetic_cells(genes=genes))
-    added, first = (read_cells(path, vocab, duplicates=rule) for rule in ("sum", "unique"))
+    added, first = (read_cells(path, vocab, genes={"duplicates": rule}) for rule in ("sum", "unique"))
     np.testing.assert_array_equal(added.counts.toarray()[:, 0], synthetic_counts[:, 0] + synthetic_counts[:, -2])
     np.testing.assert_array_equal(first.counts.toarray()[:, :-2], synthetic_counts[:, :-2])
     for cells in (added, first):
@@ -102,7 +105,7 @@ def test_published_rescale(synthetic_cells: Make, write: Write, vocab: GeneVocab
     counts[2, :4] = [1, 2, 5, 199_992]  # 2e5: 0.5 and 2.5 round to 0 and 2
     genes = [*vocab.symbols[:59], "unknown"]
     counts[1, [4, 59]] = 0, 149_989
-    cells = read_cells(write(synthetic_cells(sp.csr_matrix(counts), genes=genes)), vocab)
+    cells = read_cells(write(synthetic_cells(sp.csr_matrix(counts), genes=genes)), vocab, min_genes=0)
     np.testing.assert_array_equal(
         cells.counts.toarray()[:, :5], [[1, 2, 3, 99_994, 0], [1, 1, 2, 3, 0], [0, 1, 2, 99_996, 0]]
     )
@@ -142,9 +145,10 @@ def test_filter_and_report(
     for reports in ([report], [report] * 12):
         print_report(reports, Console(width=80))
         lines = capsys.readouterr().out.splitlines()
-        assert len(lines) <= 11 and max(map(len, lines)) <= 80
+        assert len(lines) <= 18 and max(map(len, lines)) <= 80
         text = " ".join(" ".join(lines).split())
-        assert "58 of 60" in text and "by symbol: 0 duplicated, 2 unmatched" in text and "MT-X" in text
+        assert "58 of 60" in text and "MT-X" in text and "only 58 of the model's 60 genes" in text
+        assert f"{58 * len(reports)} by symbol, 0 duplicated unmatched: 2, of these with most counts: MT-" in text
         assert f"{len(reports)} without counts" in text
     with pytest.raises(
         UserError, match="no cell is left .*1 without counts.*39 with fewer than 90 genes.*data.min_genes"

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from cellfm_torch.batch import CellBatch, InputSpec
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.module import CellDataModule
+from cellfm_torch.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -132,16 +133,26 @@ def test_predict_in_file_order(tmp_path: Path, make: Callable[..., CellDataModul
 
 def test_state_before_between_and_after_epochs(make: Callable[..., CellDataModule]) -> None:
     loader = make().train_dataloader()
-    assert loader.state_dict() == {"epoch": 0, "batches": 0}
+    fixed = {"batches_per_epoch": len(loader), "processes": 1}
+    assert loader.state_dict() == {"epoch": 0, "batches": 0, **fixed}
     batches = iter(loader)
     next(batches), next(batches)
-    assert loader.state_dict() == {"epoch": 0, "batches": 2}
+    assert loader.state_dict() == {"epoch": 0, "batches": 2, **fixed}
     resumed = make().train_dataloader()
     resumed.load_state_dict(loader.state_dict())
-    assert resumed.state_dict() == {"epoch": 0, "batches": 2}
+    assert resumed.state_dict() == {"epoch": 0, "batches": 2, **fixed}
     rest = [batch.cell_index.tolist() for batch in resumed]
     assert rest == [batch.cell_index.tolist() for batch in batches]
-    assert resumed.state_dict() == {"epoch": 0, "batches": len(resumed)}
+    assert resumed.state_dict() == {"epoch": 0, "batches": len(resumed), **fixed}
     resumed.sampler.set_epoch(1)
-    assert resumed.state_dict() == {"epoch": 1, "batches": 0}
+    assert resumed.state_dict() == {"epoch": 1, "batches": 0, **fixed}
     assert len(list(resumed)) == len(resumed)
+
+
+def test_other_division_of_the_epoch_is_refused(make: Callable[..., CellDataModule]) -> None:
+    loader = make().train_dataloader()
+    state = {"epoch": 1, "batches": 3, "batches_per_epoch": 99, "processes": 1}
+    with pytest.raises(UserError, match="middle of an epoch with 99 batches per epoch, and now there are 7"):
+        loader.load_state_dict(state)
+    loader.load_state_dict(state | {"batches": 0})
+    assert loader.sampler.epoch == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cellfm_torch.data import transforms
+from cellfm_torch.data.compiled import uniform
 
 LENGTHS = st.lists(st.integers(0, 60), min_size=1, max_size=8)
 
@@ -21,16 +24,40 @@ def make_cells(lengths: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarra
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), np.concatenate(genes).astype(np.int64), counts
 
 
+def keys(cells: Sized, seed: int = 0) -> np.ndarray:
+    """A key for each of some cells."""
+    return transforms.cell_keys(np.arange(len(cells)), seed)
+
+
+def test_keys_differ_and_repeat() -> None:
+    """By row and by every word; small rows and words are the ones in use, and the ones a weak mixture confuses."""
+    made = [transforms.cell_keys(np.arange(1000), a, b) for a in range(10) for b in range(10)]
+    assert len(np.unique(np.concatenate(made))) == 100_000
+    np.testing.assert_array_equal(made[37], transforms.cell_keys(np.arange(1000), 3, 7))
+    np.testing.assert_array_equal(made[37], transforms.cell_keys(np.arange(1000), np.full(1000, 3), 7))
+
+
+def test_uniform_numbers() -> None:
+    """Within a cell and across cells; a right generator fails for one seed in ten thousand."""
+    made = transforms.cell_keys(np.arange(5000), 1)
+    within = [uniform(made[0], i) for i in range(5000)]
+    across = [uniform(key, 0) for key in made]
+    for numbers in (within, across):
+        assert stats.kstest(numbers, "uniform").pvalue > 1e-4
+    assert abs(stats.spearmanr(across, [uniform(key, 1) for key in made]).statistic) < 0.06  # four deviations
+
+
 def test_cell_of_gene_and_sums() -> None:
     offsets = np.array([0, 2, 2, 5])
     np.testing.assert_array_equal(transforms.cell_of_gene(offsets), [0, 0, 2, 2, 2])
     np.testing.assert_array_equal(transforms.sum_by_cell(offsets, np.array([1, 2, 3, 4, 5])), [3, 0, 12])
 
 
+@settings(deadline=None)  # the first call compiles
 @given(LENGTHS, st.integers(1, 60), st.integers(0, 99))
 def test_sample_genes_keeps_at_most(lengths: list[int], most: int, seed: int) -> None:
     offsets, _, counts = make_cells(lengths)
-    new_offsets, kept = transforms.sample_genes(offsets, counts, most, rng=np.random.default_rng(seed))
+    new_offsets, kept = transforms.sample_genes(offsets, counts, most, keys=keys(lengths, seed))
     np.testing.assert_array_equal(np.diff(new_offsets), np.minimum(lengths, most))
     assert np.all(np.diff(kept) > 0)
     cells = transforms.cell_of_gene(offsets)[kept]
@@ -46,7 +73,7 @@ def test_sample_genes_distribution() -> None:
     expected = [share[i] * share[j] / (1 - share[i]) + share[j] * share[i] / (1 - share[j]) for i, j in pairs]
     cells = 20_000
     offsets = np.arange(cells + 1) * 4
-    _, kept = transforms.sample_genes(offsets, np.tile(counts, cells), 2, rng=np.random.default_rng(0))
+    _, kept = transforms.sample_genes(offsets, np.tile(counts, cells), 2, keys=keys(range(cells)))
     drawn = (kept % 4).reshape(cells, 2)
     observed = [int(np.all(drawn == pair, axis=1).sum()) for pair in pairs]
     # A right sampler fails this for one seed in ten thousand; drawing evenly gives p < 1e-300.
@@ -59,7 +86,7 @@ def test_downsample() -> None:
     offsets = np.arange(cells + 1) * genes
     counts = np.full(cells * genes, 1000, dtype=np.int32)
     counts[::genes] = 1
-    seen = transforms.downsample(offsets, counts, rng=np.random.default_rng(0))
+    seen = transforms.downsample(offsets, counts, keys=keys(range(cells)))
     assert seen.dtype == counts.dtype and seen.min() == 1 and np.all(seen <= counts)
     rate = seen.reshape(cells, genes)[:, 1:].mean(1) / 1000
     changed = rate[rate < 1]
@@ -79,7 +106,7 @@ def test_normalise() -> None:
 def test_target_counts(genes: int) -> None:
     """floor(20 %) targets, floor(80 %) of them hidden, at least one each."""
     offsets = np.array([0, genes, genes + 10])
-    target, hidden = transforms.choose_targets(offsets, rng=np.random.default_rng(0))
+    target, hidden = transforms.choose_targets(offsets, keys=keys(range(2)))
     expected = min(genes, max(1, genes // 5))
     assert target[:genes].sum() == expected and target[genes:].sum() == 2
     assert hidden[:genes].sum() == min(expected, max(1, expected * 4 // 5)) and hidden[genes:].sum() == 1
@@ -93,7 +120,7 @@ def test_share_of_survives_binary_fractions() -> None:
 
 def test_targets_are_drawn_evenly() -> None:
     cells, genes = 5000, 10
-    target, hidden = transforms.choose_targets(np.arange(cells + 1) * genes, rng=np.random.default_rng(1))
+    target, hidden = transforms.choose_targets(np.arange(cells + 1) * genes, keys=keys(range(cells), 1))
     for chosen in (target, hidden):
         # Expected counts are even; a right choice fails for one seed in ten thousand.
         assert stats.chisquare(chosen.reshape(cells, genes).sum(0)).pvalue > 1e-4
@@ -104,7 +131,7 @@ def test_targets_are_drawn_evenly() -> None:
 def test_fill_unexpressed(lengths: list[int], most: int, seed: int) -> None:
     offsets, genes, _ = make_cells(lengths)
     new_offsets, filled, source = transforms.fill_unexpressed(
-        offsets, genes, max_genes=most, num_genes=80, rng=np.random.default_rng(seed)
+        offsets, genes, max_genes=most, num_genes=80, keys=keys(lengths, seed)
     )
     np.testing.assert_array_equal(np.diff(new_offsets), np.maximum(lengths, min(most, 80)))
     for b in range(len(lengths)):
@@ -120,7 +147,7 @@ def test_fill_draws_evenly_among_the_unexpressed() -> None:
     cells = 4000
     offsets, genes = np.arange(cells + 1) * 2, np.tile([3, 7], cells)
     _, filled, source = transforms.fill_unexpressed(
-        offsets, genes, max_genes=5, num_genes=12, rng=np.random.default_rng(2)
+        offsets, genes, max_genes=5, num_genes=12, keys=keys(range(cells), 2)
     )
     drawn = np.bincount(filled[source < 0], minlength=12)
     assert drawn[[3, 7]].sum() == 0 and drawn.sum() == cells * 3

@@ -317,3 +317,27 @@ def test_decoding_the_targets_alone_gives_the_same_loss_and_gradients(variant: d
     for all_genes, targets in zip(*found, strict=True):
         # The loss is summed in float32, here in another order; gradients are of magnitude 1.
         torch.testing.assert_close(targets, all_genes, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", [{}, {"read_depth": True, "zeros": True}])
+def test_all_modes_give_the_same(variant: dict[str, bool]) -> None:
+    network = network_of(**variant)
+    batch = batch_of([90, 1, 0, 150, 2], **variant)
+    assert network.mode == "chunked"
+    with torch.no_grad():
+        chunked = network(batch)
+        for mode in ("parallel", "recurrent"):
+            network.mode = mode
+            worst = differences(network(batch), chunked, list(range(5)), torch.arange(batch.num_genes))
+            assert all(x < INDEPENDENT[torch.float32] for x in worst.values()), (mode, worst)
+    with pytest.raises(ValueError, match="must be one of chunked, parallel, recurrent; got 'fast'"):
+        network.mode = "fast"
+
+
+def test_a_batch_waits_for_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, batch = network_of(), batch_of([9, 5])
+    read: list[Tensor] = []
+    tolist = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda self: read.append(self) or tolist(self))  # type: ignore[func-returns-value]
+    network(batch)
+    assert len(read) == 1

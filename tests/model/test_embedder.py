@@ -88,6 +88,14 @@ def test_changed_weights_are_seen() -> None:
     assert (after - plain(network, batch)).abs().max() < CLOSE[torch.float64]
 
 
+def test_autocast_changes_nothing() -> None:
+    network, batch = network_of(), visible(LENGTHS)
+    embed = network.embedder()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = embed(batch)
+    assert torch.equal(found, embed(batch))
+
+
 def test_no_cells() -> None:
     network = network_of()
     assert network.embedder()(visible([])).shape == (0, 64)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from cellfm_torch import CellFMConfig
 from cellfm_torch.model.heads import CellDecoder, GeneDecoder, ScalarEncoder
-from cellfm_torch.model.layers import GatedLinearUnit, Retention, RetentionLayer, linear, srms_norm
+from cellfm_torch.model.layers import GatedLinearUnit, Retention, RetentionLayer, linear
+from cellfm_torch.ops.gate import srms_norm
 
 CONFIG = CellFMConfig(num_layers=6, dim=256, num_heads=8, num_genes=40)
 OFFSETS = torch.tensor([0, 7, 7, 8, 20])

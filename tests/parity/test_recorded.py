@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,7 @@ from cellfm_torch import CellFM, pretraining_loss
 from cellfm_torch.convert.mindspore_ckpt import read_checkpoint
 from cellfm_torch.convert.names import target_name
 from cellfm_torch.model.lora import merge_lora
-from cellfm_torch.optim import Recipe
+from cellfm_torch.optim import MindSporeAdam, Recipe
 
 # Rounding of float32 sums taken in another order; with a wrong LeakyReLU slope or norm epsilon the error is above 0.1.
 OUTPUTS = 3e-5  # largest absolute error over mean magnitude
@@ -55,6 +58,20 @@ def test_outputs(name: str) -> None:
         assert relative_error(padded(encoding.genes)[valid], arrays["emb"][:, prefixes:][valid]) < LORA
 
 
+@pytest.mark.parametrize("name", ["pretrain", "zeros", "finetune", "label", "lora", "annotation"])
+def test_fast_embedding(name: str) -> None:
+    """Against the recording where nothing is hidden in it, otherwise against the plain path with nothing hidden."""
+    recorded = load(name)
+    batch, network = recorded.batch, recorded.network
+    assert bool(batch.hidden.any()) == (name != "annotation")
+    expected = torch.from_numpy(recorded.arrays["emb"][:, 0])
+    if name != "annotation":
+        batch = dataclasses.replace(batch, values=batch.values.nan_to_num(1.0), hidden=torch.zeros_like(batch.hidden))
+        expected = network.encode(batch).cell.detach()
+    error = relative_error(network.embedder()(batch), expected.numpy())
+    assert error < (LORA if name == "lora" else OUTPUTS)
+
+
 def test_loss_and_gradients(case: tuple[str, Case]) -> None:
     name, recorded = case
     recorded.network.zero_grad()
@@ -76,7 +93,8 @@ def test_loss_and_gradients(case: tuple[str, Case]) -> None:
     assert max(errors.values()) < GRADIENTS, errors
 
 
-def test_four_optimiser_steps() -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_four_optimiser_steps(fused: bool) -> None:
     recorded = load("train")
     arrays = recorded.arrays
     start = {str(target_name(key[5:])): torch.from_numpy(x) for key, x in arrays.items() if key.startswith("init.")}
@@ -87,7 +105,8 @@ def test_four_optimiser_steps() -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     # As recorded: constant rate, no clipping.
-    optimizer, _ = Recipe(lr=1e-3, min_lr=1e-3, weight_decay=1e-5, clip_norm=None).build(network, steps=4)
+    adam = functools.partial(MindSporeAdam, fused=fused)
+    optimizer, _ = Recipe(adam, lr=1e-3, min_lr=1e-3, weight_decay=1e-5, clip_norm=None).build(network, steps=4)
     losses = []
     for step in range(4):
         prefix = f"step{step}."

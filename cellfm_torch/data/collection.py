@@ -1,0 +1,179 @@
+"""The cells that ``data.path`` stands for: of files read into memory, of prepared stores, or of both.
+
+Shapes: n cells of all parts together, P parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
+from rich.console import Console
+
+from cellfm_torch.data.files import PathLike
+from cellfm_torch.data.genes import GeneVocab
+from cellfm_torch.data.reader import Cells
+from cellfm_torch.data.report import print_report
+from cellfm_torch.data.source import SOURCE_COLUMN
+from cellfm_torch.data.store import Store, is_store, join_columns
+from cellfm_torch.data.store_table import StoreTable
+from cellfm_torch.data.table import CellTable, JoinedTable, MemoryTable
+from cellfm_torch.errors import UserError
+
+
+class Part(Protocol):
+    """Some of the cells, from one place."""
+
+    columns: list[str]
+
+    @property
+    def table(self) -> CellTable:
+        """The counts."""
+
+    def column(self, name: str) -> pd.Series:
+        """Return an annotation of the part's cells."""
+
+
+class FilePart:
+    """Cells of files, in memory."""
+
+    def __init__(self, cells: Cells) -> None:
+        self.cells = cells
+        self.table = MemoryTable(cells.counts)
+        self.columns = [str(name) for name in cells.obs.columns]
+        rank_zero_only(print_report)(cells.reports)
+
+    def column(self, name: str) -> pd.Series:
+        """Return an annotation."""
+        return self.cells.obs[name]
+
+
+class StorePart:
+    """Cells of a prepared store, on disk; options are those of :class:`StoreTable`."""
+
+    def __init__(self, store: Store, vocab: GeneVocab, **options: Any) -> None:
+        self.store = store
+        self.table = StoreTable(store, vocab, **options)
+        self.columns = list(dict.fromkeys([*store.columns, SOURCE_COLUMN]))
+        rank_zero_only(self._report)()
+
+    def _report(self) -> None:
+        console = Console()
+        line = (
+            f"{self.store.path}: {len(self.table):,} of {len(self.store):,} cells of {len(self.store.sources):,} files"
+        )
+        console.print(line, highlight=False, soft_wrap=True)
+        for problem in self.store.skipped:
+            console.print(f"left out, as asked: {problem}", highlight=False, soft_wrap=True)
+
+    def column(self, name: str) -> pd.Series:
+        """Return an annotation."""
+        column = pd.Series(self.store.column(name))
+        return column if self.table.rows is None else column.iloc[self.table.rows].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All cells, in the order of the paths given.
+
+    Attributes
+    ----------
+    parts : list of Part
+    """
+
+    parts: list[Part]
+
+    @cached_property
+    def table(self) -> CellTable:
+        """The counts, as batches are made from them."""
+        return self.parts[0].table if len(self.parts) == 1 else JoinedTable([part.table for part in self.parts])
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Row of the first cell of each part, and n, (P + 1,)."""
+        return np.concatenate([[0], np.cumsum([len(part.table) for part in self.parts], dtype=np.int64)])
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Names of the annotations that any part has."""
+        return list(dict.fromkeys(name for part in self.parts for name in part.columns))
+
+    def column(self, name: str) -> pd.Series:
+        """Return an annotation of all cells (n,), with missing values where a part has none of this name."""
+        if len(self.parts) == 1:
+            return self.parts[0].column(name)
+        parts = [
+            part.column(name) if name in part.columns else pd.Series(np.full(len(part.table), np.nan))
+            for part in self.parts
+        ]
+        return pd.Series(join_columns(parts))
+
+    @cached_property
+    def obs(self) -> pd.DataFrame:
+        """All annotations, n rows."""
+        only = self.parts[0]
+        if len(self.parts) == 1 and isinstance(only, FilePart):
+            return only.cells.obs
+        return pd.DataFrame({name: self.column(name) for name in self.columns})
+
+    def cells(self) -> Cells:
+        """Return the cells of files.
+
+        Raises
+        ------
+        UserError
+            If some are in a prepared store.
+        """
+        if len(self.parts) > 1 or not isinstance(self.parts[0], FilePart):
+            raise UserError("the cells of a prepared store are not held in memory: give the files it was made from")
+        return self.parts[0].cells
+
+
+def collect(
+    path: PathLike | Iterable[PathLike],
+    vocab: GeneVocab,
+    *,
+    read: Callable[[Any], Cells],
+    min_genes: int,
+    max_genes: int | None,
+    block_size: int,
+    skip_damaged: bool = False,
+    separate: bool = False,
+) -> Collection:
+    """Open what a path or a list of paths stands for.
+
+    Parameters
+    ----------
+    path
+        Files, globs and prepared stores.
+    read
+        Reads files.
+    min_genes, max_genes, block_size, skip_damaged
+        See :class:`StoreTable` and :class:`Store`.
+    separate
+        Each path is a part of its own; otherwise files side by side are one part.
+    """
+    given: list[Any] = [path] if isinstance(path, str | Path) else list(path)  # type: ignore[arg-type]
+    parts: list[Part] = []
+    waiting: list[Any] = []
+    for item in [*given, None]:
+        stored = item is not None and is_store(item)
+        if waiting and (item is None or stored or separate):
+            parts.append(FilePart(read(waiting)))
+            waiting = []
+        if stored:
+            store = Store(item, skip_damaged=skip_damaged)
+            options = {"min_genes": min_genes, "max_genes": max_genes, "block_size": block_size}
+            parts.append(StorePart(store, vocab, **options))
+        elif item is not None:
+            waiting.append(item)
+    if not parts:
+        read([])  # says that no file was given
+    return Collection(parts)

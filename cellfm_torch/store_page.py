@@ -1,0 +1,180 @@
+"""The quality-control page of a prepared store: one HTML file with its pictures inside.
+
+Shapes: S sources.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cellfm_torch.data.store import Store
+from cellfm_torch.data.store_quality import EDGES, dense, quantile
+from cellfm_torch.files import write_text
+from cellfm_torch.pictures import PALETTE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_ROWS = 500
+"""Sources listed one by one."""
+
+MOST_BARS = 25
+"""Sources with a bar of their own."""
+
+LOW_KEPT = 0.8
+"""Share of counts in genes of the store below which a source is marked."""
+
+TITLES = {
+    "counts": "Counts per cell",
+    "genes": "Expressed genes per cell",
+    "mito": "Mitochondrial counts (%)",
+}
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
+th, td { text-align: right; padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
+.summary td { text-align: left; } .summary th { width: 12rem; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }
+thead th { border-bottom: 2px solid #888; } .low { background: #fdeecf; } p.note { color: #555; }
+"""
+
+
+def write_page(store: Store, path: Path | None = None) -> Path:
+    """Write the page, by default to ``qc.html`` in the store."""
+    path = store.path / "qc.html" if path is None else path
+    write_text(path, render(store))
+    return path
+
+
+def render(store: Store) -> str:
+    """Return the page as HTML that needs no other file."""
+    cells = sum(source["cells"] for source in store.sources)
+    read = sum(source["report"]["cells_read"] for source in store.sources)
+    counts = {kind: sum(s["quality"][f"counts_{kind}"] for s in store.sources) for kind in ("read", "kept")}
+    size = sum(shard["bytes"] for source in store.sources for shard in source["shards"])
+    summary = [
+        ("Cells", f"{cells:,} of {read:,}; the others did not pass the filters"),
+        ("Files", f"{len(store.sources):,}"),
+        ("Genes of the store", f"{len(store.genes):,}"),
+        ("Counts kept", f"{counts['kept'] / max(counts['read'], 1):.1%}; the others are in genes that no model knows"),
+        ("Size", f"{size / 1e6:,.1f} MB, {size / max(cells, 1):.0f} bytes per cell"),
+        ("Made with", store.header["tool"]),
+    ]
+    rows = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in summary)
+    return (
+        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>Quality control: {html.escape(store.path.name)}</title><style>{STYLE}</style></head><body>\n"
+        f"<h1>Quality control: {html.escape(store.path.name)}</h1>\n<table class='summary'>{rows}</table>\n"
+        f"<h2>All cells</h2>\n<figure>{_histograms(store)}</figure>\n"
+        f"<h2>Files</h2>\n<figure>{_sources(store)}</figure>\n{_table(store)}\n</body></html>\n"
+    )
+
+
+def _figure(width: float, height: float, panels: int) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    out = io.StringIO()
+    # The same page for the same store: no date, and ids from a fixed seed.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cellfm"}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _histograms(store: Store) -> str:
+    figure, axes = _figure(11, 3.2, 3)
+    for ax, (name, edges) in zip(axes, EDGES.items(), strict=True):
+        total = np.sum([dense(name, source["quality"][name]["histogram"]) for source in store.sources], axis=0)
+        median = quantile(name, total, 0.5)
+        values = edges if name == "mito" else 10.0**edges
+        filled = np.flatnonzero(total)
+        shown = slice(max(filled[0] - 1, 0), filled[-1] + 2) if len(filled) else slice(None)
+        ax.stairs(total[shown], values[shown.start : shown.start + len(total[shown]) + 1], fill=True, color=PALETTE[0])
+        ax.axvline(median, color=PALETTE[5], linewidth=1.2)
+        ax.set_title(f"{TITLES[name]}: median {median:,.{1 if name == 'mito' else 0}f}")
+        if name != "mito":
+            ax.set_xscale("log")
+        _plain(ax, "cells" if name == "counts" else "")
+    return _svg(figure)
+
+
+def _sources(store: Store) -> str:
+    """Bars where there are few sources, histograms over sources where there are many."""
+    number = np.array([source["cells"] for source in store.sources])
+    genes = np.array([source["quality"]["genes"]["median"] for source in store.sources])
+    kept = np.array([_kept(source) for source in store.sources]) * 100
+    panels = (("Cells", number), ("Median genes per cell", genes), ("Counts kept (%)", kept))
+    few = len(number) <= MOST_BARS
+    figure, axes = _figure(11, max(1.6, 0.32 * len(number) + 1) if few else 3.2, 3)
+    names = [source["source"].rsplit("/", 1)[-1] for source in store.sources]
+    for i, (ax, (title, values)) in enumerate(zip(axes, panels, strict=True)):
+        ax.set_title(title)
+        if few:
+            ax.barh(np.arange(len(values)), values, color=PALETTE[2], height=0.7)
+            ax.set_yticks(np.arange(len(values)), [name[:28] for name in names] if i == 0 else [""] * len(values))
+            ax.invert_yaxis()
+            if i == 2:
+                ax.set_xlim(0, 100)
+            _plain(ax, "")
+        else:
+            ax.hist(values, bins=40, color=PALETTE[2])
+            _plain(ax, "files" if i == 0 else "")
+    return _svg(figure)
+
+
+def _plain(ax: Axes, label: str) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_ylabel(label)
+
+
+def _kept(source: dict[str, Any]) -> float:
+    quality = source["quality"]
+    return float(quality["counts_kept"] / max(quality["counts_read"], 1))
+
+
+def _table(store: Store) -> str:
+    headings = ("File", "Cells", "of", "Genes matched", "of", "Counts kept", "Median counts", "Median genes", "Mito %")
+    # The worst first: these are the ones to look at.
+    order = sorted(store.sources, key=_kept)[:MOST_ROWS]
+    rows = []
+    for source in order:
+        quality, report, kept = source["quality"], source["report"], _kept(source)
+        numbers = (
+            f"{source['cells']:,}",
+            f"{report['cells_read']:,}",
+            f"{report['genes_matched']:,}",
+            f"{report['genes_read']:,}",
+            f"{kept:.1%}",
+            f"{quality['counts']['median']:,.0f}",
+            f"{quality['genes']['median']:,.0f}",
+            f"{quality['mito']['median']:.1f}",
+        )
+        mark = " class='low'" if kept < LOW_KEPT else ""
+        cells = "".join(f"<td>{number}</td>" for number in numbers)
+        rows.append(f"<tr{mark}><td>{html.escape(source['source'])}</td>{cells}</tr>")
+    head = "".join(f"<th>{heading}</th>" for heading in headings)
+    note = f"Sorted by counts kept; marked where less than {LOW_KEPT:.0%} of the counts are in genes of the store."
+    if len(order) < len(store.sources):
+        note += f" The first {len(order):,} of {len(store.sources):,} files."
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    warnings = [warning for source in order for warning in source["report"]["warnings"]]
+    listed = "".join(f"<li>{html.escape(warning)}</li>" for warning in warnings)
+    return f"<p class='note'>{note}</p><div class='wide'>{table}</div>{f'<ul>{listed}</ul>' if listed else ''}"

@@ -1,0 +1,249 @@
+"""Kill preparing and loading at random moments and compare what comes out with a run that was left alone.
+
+``python tests/data/kills.py --kills 200`` for the long run; the tests do a handful. A killed process gets SIGKILL, so
+nothing of it runs afterwards. After every kill the store must hold finished sources only, each whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import anndata  # noqa: E402
+import numpy as np  # noqa: E402
+
+from cellfm_torch.batch import InputSpec  # noqa: E402
+from cellfm_torch.data import store_manifest, store_write  # noqa: E402
+from cellfm_torch.data.files import Input  # noqa: E402
+from cellfm_torch.data.genes import GeneVocab  # noqa: E402
+from cellfm_torch.data.module import CellDataModule  # noqa: E402
+from cellfm_torch.data.options import ReadOptions  # noqa: E402
+from cellfm_torch.data.store import Store, damage  # noqa: E402
+from cellfm_torch.data.store_write import StoreOptions  # noqa: E402
+from cellfm_torch.errors import UserError  # noqa: E402
+from cellfm_torch.paths import PBMC3K  # noqa: E402
+
+OPTIONS = StoreOptions(read=ReadOptions(min_genes=1), shard_cells=32, block_cells=8)
+BATCH_SECONDS = 0.002
+"""What the consumer of a batch takes, so that kills fall between batches and within them."""
+
+
+def quietly(sources: list[Path], folder: Path) -> None:
+    """Prepare a store."""
+    store_write.prepare([Input(path) for path in sources], folder, OPTIONS, lambda *_: None)
+
+
+def make_files(folder: Path, number: int) -> list[Path]:
+    """Files of 60 real cells each."""
+    adata = anndata.read_h5ad(PBMC3K)
+    files = []
+    for i in range(number):
+        files.append(folder / f"cells{i:02}.h5ad")
+        adata[60 * i : 60 * (i + 1)].copy().write_h5ad(files[-1])
+    return files
+
+
+def run_and_kill(work: Callable[[], None], seconds: float) -> bool:
+    """Run in a forked process that is killed after some time; True where it had ended well before."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException as problem:  # noqa: BLE001  (whatever it is, the parent must hear of it)
+            print(f"in the child: {problem!r}", file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert os.waitstatus_to_exitcode(status) == 0, "the work failed by itself"
+            return True
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+def command_and_kill(command: list[str], seconds: float, *, group: bool) -> bool:
+    """Run a command that is killed after some time, alone or with the processes it has started."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        said = process.communicate(timeout=seconds)
+        assert process.returncode == 0, said
+        return True
+    except subprocess.TimeoutExpired:
+        if group:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        process.communicate()
+        return process.returncode == 0
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What a finished store holds."""
+    files = [path for part in ("shards", "obs") for path in sorted((folder / part).iterdir())]
+    return {path.name: path.read_bytes() for path in [*files, folder / "genes.txt"]}
+
+
+def check_unfinished(folder: Path) -> int:
+    """Check a store after a kill: every source that it claims is there once and whole; returns their number."""
+    if not (folder / store_manifest.NAME).is_file():
+        return 0
+    try:
+        store = Store(folder)
+    except UserError as problem:
+        assert "holds no cells yet" in str(problem), problem
+        return 0
+    assert max(Counter(source["source"] for source in store.sources).values()) == 1
+    for shard in store.shards:
+        assert damage(shard) is None, damage(shard)
+    for i, source in enumerate(store.sources):
+        assert len(store.read_obs(i, source["obs_index"])) == source["cells"]
+    return len(store.sources)
+
+
+def kill_preparing(folder: Path, kills: int, *, seed: int, files: int = 12, command: bool = False) -> dict[str, Any]:
+    """Prepare stores under kills until there were enough; returns what happened.
+
+    Parameters
+    ----------
+    command
+        Run the command line with two processes (slow to start); otherwise the function in a forked process.
+    """
+    rng = random.Random(seed)
+    sources = make_files(folder, files)
+    plain = folder / "plain"
+    began = time.monotonic()
+    quietly(sources, plain)
+    lasts = time.monotonic() - began
+    expected, entries = contents(plain), Store(plain).sources
+    target, killed, stores = folder / "killed", 0, 0
+    finished_at_kill: Counter[int] = Counter()
+    typed = [sys.executable, "-m", "cellfm_torch.cli", "prepare", *map(str, sources), "--output", str(target)]
+    typed += ["--processes", "2", "--min-genes", "1", "shard_cells=32", "block_cells=8", "page=false"]
+    while killed < kills:
+        shutil.rmtree(target, ignore_errors=True)
+        while True:
+            if command:
+                done = command_and_kill(typed, rng.uniform(1.0, 6.0), group=rng.random() < 0.5)
+            else:
+                done = run_and_kill(partial(quietly, sources, target), rng.uniform(0, 1.1 * lasts))
+            if done:
+                break
+            killed += 1
+            finished_at_kill[check_unfinished(target)] += 1
+            if killed >= kills and not command:
+                quietly(sources, target)
+                break
+        if command:
+            time.sleep(0.3)  # processes whose parent was killed notice it at their next block
+        quietly(sources, target)
+        assert contents(target) == expected, "the store differs from one that was prepared in peace"
+        assert Store(target).sources == entries
+        stores += 1
+    return {"kills": killed, "stores": stores, "finished sources at the kills": dict(sorted(finished_at_kill.items()))}
+
+
+def module(store: Path, workers: int) -> CellDataModule:
+    """A data module whose epochs have some hundred batches."""
+    spec = InputSpec(genes=GeneVocab.bundled(27855).symbols, max_genes=400, read_depth=True)
+    return CellDataModule(
+        store, input_spec=spec, min_genes=10, token_budget=2000, fetch_cells=128, num_workers=workers, val_fraction=0.05
+    )
+
+
+def record(batch: Any) -> list[Any]:
+    """What tells a batch apart: its cells, and sums of its masks and values."""
+    hidden = int(batch.hidden.nonzero().sum())
+    return [batch.cell_index.tolist(), hidden, float(batch.values.double().sum())]
+
+
+def load(store: Path, journal: Path, workers: int, epochs: int) -> None:
+    """Go through epochs, one line in the journal per batch, from where the journal ends."""
+    loader = module(store, workers).train_dataloader()
+    lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
+    if lines and not lines[-1].endswith(b"\n"):
+        os.truncate(journal, sum(map(len, lines[:-1])))
+        lines.pop()
+    if lines:
+        loader.load_state_dict(json.loads(lines[-1])["state"])
+    with journal.open("ab", buffering=0) as file:
+        for epoch in range(loader.sampler.epoch, epochs):
+            loader.sampler.set_epoch(epoch)
+            for batch in loader:
+                time.sleep(BATCH_SECONDS)
+                line = {"epoch": epoch, "batch": record(batch), "state": loader.state_dict()}
+                file.write(json.dumps(line).encode() + b"\n")
+
+
+def kill_loading(folder: Path, kills: int, *, seed: int, epochs: int = 2) -> dict[str, Any]:
+    """Load epochs of a store under kills until there were enough; returns what happened."""
+    rng = random.Random(seed)
+    store = folder / "store"
+    quietly(make_files(folder, 20), store)
+    began = time.monotonic()
+    load(store, folder / "plain.jsonl", 0, epochs)
+    lasts = time.monotonic() - began
+    expected = [json.loads(line) for line in (folder / "plain.jsonl").read_text().splitlines()]
+    cells = module(store, 0).train_cells
+    killed = runs = 0
+    batches_at_kill = []
+    while killed < kills:
+        journal = folder / "killed.jsonl"
+        journal.unlink(missing_ok=True)
+        while not run_and_kill(partial(load, store, journal, rng.choice([0, 2]), epochs), rng.uniform(0, 0.6 * lasts)):
+            killed += 1
+            batches_at_kill.append(journal.read_bytes().count(b"\n") if journal.exists() else 0)
+        seen = [json.loads(line) for line in journal.read_text().splitlines()]
+        for epoch in range(epochs):
+            own = np.concatenate([line["batch"][0] for line in seen if line["epoch"] == epoch])
+            np.testing.assert_array_equal(np.sort(own), cells)
+        assert [line["batch"] for line in seen] == [line["batch"] for line in expected]
+        runs += 1
+    return {
+        "kills": killed,
+        "runs": runs,
+        "batches of a run": len(expected),
+        "batches done at the kills": [min(batches_at_kill), max(batches_at_kill)],
+    }
+
+
+def main() -> None:
+    """Run the long version and print what happened."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200, help="of each of the two")
+    parser.add_argument("--commands", type=int, default=20, help="of those of preparing, kills of the real command")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    for what, run in (
+        ("preparing", lambda f: kill_preparing(f, options.kills - options.commands, seed=options.seed)),
+        ("preparing, command", lambda f: kill_preparing(f, options.commands, seed=options.seed, command=True)),
+        ("loading", lambda f: kill_loading(f, options.kills, seed=options.seed)),
+    ):
+        with tempfile.TemporaryDirectory() as name:
+            print(what, json.dumps(run(Path(name))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

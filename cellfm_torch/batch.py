@@ -14,6 +14,34 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Masking:
+    """What pretraining by masked values does to a cell; the defaults are CellFM's.
+
+    Parameters
+    ----------
+    fraction
+        Share of the expressed genes that the loss asks for.
+    hidden_share
+        Share of the targets whose value is hidden.
+    random_share
+        Share of the targets that get the value of another gene of the cell.
+    zero_fraction
+        Share of the unexpressed genes that are targets too.
+    least_total
+        Cells with fewer counts are never downsampled.
+    keep_expressed
+        Downsampling leaves at least one count of each gene.
+    """
+
+    fraction: float = 0.2
+    hidden_share: float = 0.8
+    random_share: float = 0.0
+    zero_fraction: float = 0.0
+    least_total: int = 0
+    keep_expressed: bool = True
+
+
+@dataclass(frozen=True)
 class InputSpec:
     """What a model eats; a data module prepares cells accordingly.
 
@@ -31,6 +59,13 @@ class InputSpec:
         Most gene tokens per cell; None for no limit.
     read_depth
         The model reads the (input, target) read depths S and T.
+    most_counts
+        Cells with more counts are scaled down to this number and rounded; infinity: none are.
+    target_depth
+        Rule for T outside of training, such as ``"t4"`` (see :class:`~cellfm_torch.read_depth.TargetDepth`); None: T is
+        S.
+    masking
+        How the model was pretrained.
     """
 
     genes: tuple[str, ...] | None
@@ -39,6 +74,9 @@ class InputSpec:
     expressed_only: bool = True
     max_genes: int | None = 2048
     read_depth: bool = False
+    most_counts: float = 1e5
+    target_depth: str | None = None
+    masking: Masking = field(default_factory=Masking)
 
 
 @dataclass

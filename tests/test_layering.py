@@ -13,7 +13,7 @@ MOST_LINES = 400
 # A room is a folder of the package or a group of modules at its root. What is not listed is a command (train, cli, the
 # run folder ...): it may import every room, and only commands may import it.
 ROOMS = {
-    "base": ("errors", "paths", "batch", "files", "command_line", "memory", "ledger", "checkpointing"),
+    "base": ("errors", "paths", "batch", "read_depth", "files", "command_line", "memory", "ledger", "checkpointing"),
     "data": ("data",),
     "ops": ("ops",),
     "optim": ("optim", "mindspore_adam"),

@@ -63,6 +63,14 @@ class CountCheck:
             if first and matrix.nnz and whole:
                 raise UserError(f"{path}: holds whole counts already: use data.counts=raw")
             return ops.recover_counts(matrix)
+        if self._options.counts == "normalised":
+            if first and matrix.nnz and whole:
+                raise UserError(f"{path}: holds whole counts already: use data.counts=raw")
+            numbers, possible = ops.in_fine_units(matrix)
+            if not possible.all():
+                cell = shortened(cells[start + int(np.argmin(possible))])
+                raise UserError(f"{path}: values of cell {cell} are too large to be log1p: {self._where_counts_are()}")
+            return numbers, np.zeros(matrix.shape[0])
         if not whole:
             entry = int(np.argmax(matrix.data != np.rint(matrix.data)))
             row, column = ops.locate(matrix, entry)
@@ -86,7 +94,8 @@ class CountCheck:
             cell = shortened(self._file.obs.index[start + worst])
             raise UserError(
                 f"{self._file.path}: counts cannot be recovered: cell {cell} is not log1p of scaled counts (natural "
-                f"logarithm; off by {error[worst]:.0%}): {self._where_counts_are()}"
+                f"logarithm; off by {error[worst]:.0%}): {self._where_counts_are()}, or take the values as they are "
+                "with data.counts=normalised"
             )
 
     def finish(self, cells: int) -> None:

@@ -143,6 +143,7 @@ def collect(
     read: Callable[[Any], Cells],
     min_genes: int,
     max_genes: int | None,
+    most_counts: float,
     block_size: int,
     skip_damaged: bool = False,
     separate: bool = False,
@@ -155,7 +156,7 @@ def collect(
         Files, globs and prepared stores.
     read
         Reads files.
-    min_genes, max_genes, block_size, skip_damaged
+    min_genes, max_genes, most_counts, block_size, skip_damaged
         See :class:`StoreTable` and :class:`Store`.
     separate
         Each path is a part of its own; otherwise files side by side are one part.
@@ -170,8 +171,8 @@ def collect(
             waiting = []
         if stored:
             store = Store(item, skip_damaged=skip_damaged)
-            options = {"min_genes": min_genes, "max_genes": max_genes, "block_size": block_size}
-            parts.append(StorePart(store, vocab, **options))
+            limits = {"min_genes": min_genes, "max_genes": max_genes, "most_counts": most_counts}
+            parts.append(StorePart(store, vocab, **limits, block_size=block_size))
         elif item is not None:
             waiting.append(item)
     if not parts:

@@ -77,12 +77,17 @@ def sum_by_cell(offsets: NDArray[np.int64], counts: NDArray[np.int32]) -> NDArra
 
 
 @compiled
-def downsample(offsets: NDArray[np.int64], counts: NDArray[np.int32], keys: Keys) -> NDArray[np.int32]:
-    """See :func:`cellfm_torch.data.transforms.downsample`."""
+def downsample(
+    offsets: NDArray[np.int64], counts: NDArray[np.int32], least_total: int, at_least: int, keys: Keys
+) -> NDArray[np.int32]:
+    """See :func:`cellfm_torch.data.transforms.downsample`; `at_least` counts of a gene are left."""
     out = counts.copy()
     for b in range(len(offsets) - 1):
         key = keys[b]
-        if uniform(key, 0) >= 0.5:
+        total = 0
+        for n in range(offsets[b], offsets[b + 1]):
+            total += counts[n]
+        if total < least_total or uniform(key, 0) >= 0.5:
             continue
         first, second, third = uniform(key, 1), uniform(key, 2), uniform(key, 3)
         # The median of three uniform numbers is Beta(2, 2).
@@ -91,11 +96,11 @@ def downsample(offsets: NDArray[np.int64], counts: NDArray[np.int32], keys: Keys
         drawn = 4
         for n in range(offsets[b], offsets[b + 1]):
             kept = 0
-            if counts[n] > 1:
+            if counts[n] > at_least:
                 for _ in range(counts[n]):
                     drawn += 1
                     kept += (mix(key + np.uint64(drawn) * GOLDEN) >> np.uint64(11)) < bound
-                out[n] = max(1, kept)
+                out[n] = max(at_least, kept)
     return out
 
 
@@ -148,13 +153,17 @@ def choose_targets(
 
 @compiled
 def fill_unexpressed(
-    offsets: NDArray[np.int64], genes: NDArray[np.int32], max_genes: int, num_genes: int, keys: Keys
+    offsets: NDArray[np.int64],
+    genes: NDArray[np.int32],
+    lengths: NDArray[np.int64],
+    num_genes: int,
+    keys: Keys,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """See :func:`cellfm_torch.data.transforms.fill_unexpressed`."""
-    cells, length = len(offsets) - 1, min(max_genes, num_genes)
+    """Fill cells up to `lengths` (B,); see :func:`cellfm_torch.data.transforms.fill_unexpressed`."""
+    cells = len(offsets) - 1
     out = np.zeros(cells + 1, dtype=np.int64)
     for b in range(cells):
-        out[b + 1] = out[b] + max(offsets[b + 1] - offsets[b], length)
+        out[b + 1] = out[b] + max(offsets[b + 1] - offsets[b], min(lengths[b], num_genes))
     filled = np.empty(out[cells], dtype=np.int32)
     source = np.full(out[cells], -1, dtype=np.int64)
     seen = np.full(num_genes, -1, dtype=np.int64)  # the last cell each gene was taken for

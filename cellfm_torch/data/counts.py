@@ -17,6 +17,10 @@ from cellfm_torch.errors import shortened
 MOST_COUNTS = 1e5
 """Cells with more counts than this are scaled down to it (published recipe)."""
 
+FINE = 1e8
+MOST_LOG = 20.0
+"""Largest log1p of a scaled count: 5e8."""
+
 WHOLE = 1e-2
 """Largest relative distance of a recovered count from a whole number; float32 noise stays below 1e-4."""
 
@@ -68,6 +72,26 @@ def recover_counts(matrix: sp.csr_matrix) -> tuple[sp.csr_matrix, NDArray[np.flo
     return sp.csr_matrix((scaled, matrix.indices, matrix.indptr), shape=matrix.shape), error
 
 
+def in_fine_units(matrix: sp.csr_matrix) -> tuple[sp.csr_matrix, NDArray[np.bool_]]:
+    """Turn log1p values whose counts are lost into whole numbers in proportion to the counts, some 1e8 per cell.
+
+    Fine enough that log1p(number / sum * 1e4) is the value again, relative to the genes there are.
+
+    Returns
+    -------
+    numbers : (C, V) float64
+    possible : (C,) bool
+        False where values are too large to be logarithms.
+    """
+    possible = np.ones(matrix.shape[0], dtype=bool)
+    cells = np.repeat(np.arange(len(possible)), np.diff(matrix.indptr))
+    possible[cells[matrix.data > MOST_LOG]] = False
+    scaled = np.expm1(np.minimum(matrix.data, MOST_LOG).astype(np.float64))
+    sums = np.bincount(cells, weights=scaled, minlength=len(possible))
+    numbers = np.maximum(np.rint(scaled / sums[cells] * FINE), 1.0)
+    return sp.csr_matrix((numbers, matrix.indices, matrix.indptr), shape=matrix.shape), possible
+
+
 def is_log_normalised(matrix: sp.csr_matrix) -> bool:
     """Whether counts can be recovered from most of the first cells."""
     sample = matrix[:200]
@@ -104,8 +128,8 @@ def to_vocabulary(
     return moved
 
 
-def rescale(counts: sp.csr_matrix, totals: NDArray[np.float64]) -> sp.csr_matrix:
-    """Scale deep cells down to 1e5 counts and round to whole counts; entries that become 0 go (published recipe).
+def rescale(counts: sp.csr_matrix, totals: NDArray[np.float64], *, most_counts: float = MOST_COUNTS) -> sp.csr_matrix:
+    """Scale deep cells down to so many counts and round to whole counts; entries that become 0 go (published recipe).
 
     Parameters
     ----------
@@ -117,9 +141,9 @@ def rescale(counts: sp.csr_matrix, totals: NDArray[np.float64]) -> sp.csr_matrix
     -------
     (C, G) int32
     """
-    if totals.max(initial=0) <= MOST_COUNTS:
+    if totals.max(initial=0) <= most_counts:
         return sp.csr_matrix((counts.data.astype(np.int32), counts.indices, counts.indptr), shape=counts.shape)
-    divisor = np.repeat(np.maximum(1.0, totals / MOST_COUNTS), np.diff(counts.indptr))
+    divisor = np.repeat(np.maximum(1.0, totals / most_counts), np.diff(counts.indptr))
     data = np.rint(counts.data / divisor).astype(np.int32)
     scaled = sp.csr_matrix((data, counts.indices, counts.indptr), shape=counts.shape, copy=True)
     scaled.eliminate_zeros()

@@ -5,15 +5,17 @@ Shapes: B cells and N gene tokens of a batch, C cells of the data set, n cells o
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cellfm_torch.batch import CellBatch, InputSpec
+from cellfm_torch.batch import CellBatch, InputSpec, Masking
 from cellfm_torch.data import compiled, transforms
+from cellfm_torch.data.masking import choose, counts_of, num_zeros
 from cellfm_torch.data.table import CellTable, Rows
+from cellfm_torch.read_depth import TargetDepth
 
 CHANGING_STREAM, FIXED_STREAM = 5, 6
 """First words of the keys of the cells' randomness (see :data:`cellfm_torch.data.order.ORDER_STREAM`)."""
@@ -40,10 +42,12 @@ class CellDataset:
         What the model eats.
     rows : (C,) int, optional
         Which of the cells, ascending; all by default.
-    mask_fraction
-        Share of a cell's genes that the loss asks for; None for no targets and nothing hidden.
-    hidden_share
-        Share of these whose value is hidden; the others stay visible.
+    masking
+        What is hidden and what the loss asks for; None for no targets and nothing hidden. Default: ``spec.masking``.
+    target_depth
+        Rule for T where nothing is hidden; None: T is S.
+    totals : (n,) float64, optional
+        S of each cell of the table, in counts; by default the sum of its counts.
     downsample
         Lower the read depth of half of the cells in the input; the target keeps it.
     seed
@@ -65,8 +69,9 @@ class CellDataset:
         spec: InputSpec,
         *,
         rows: NDArray[np.integer] | None = None,
-        mask_fraction: float | None = 0.2,
-        hidden_share: float = 0.8,
+        masking: Masking | Literal["spec"] | None = "spec",
+        target_depth: TargetDepth | None = None,
+        totals: NDArray[np.float64] | None = None,
         downsample: bool = False,
         seed: int = 0,
         fixed: bool = False,
@@ -77,8 +82,9 @@ class CellDataset:
         self.table = table
         self.spec = spec
         self.rows = rows
-        self.mask_fraction = mask_fraction
-        self.hidden_share = hidden_share
+        self.masking = spec.masking if masking == "spec" else masking
+        self.target_depth = target_depth
+        self.totals = totals
         self.downsample = downsample
         self.seed = seed
         self.fixed = fixed
@@ -93,8 +99,10 @@ class CellDataset:
         """Gene tokens of each cell of the data set, (C,)."""
         if not self.spec.expressed_only:
             return np.full(len(self), self.max_genes, dtype=np.int32)
-        lengths = self.table.lengths if self.rows is None else self.table.lengths[self.rows]
-        return np.minimum(lengths, self.max_genes)
+        lengths = np.minimum(self.table.lengths if self.rows is None else self.table.lengths[self.rows], self.max_genes)
+        if self.masking is None or not self.masking.zero_fraction:
+            return lengths
+        return lengths + num_zeros(lengths, self.masking, num_genes=self.table.num_genes)
 
     @property
     def blocks(self) -> NDArray[np.int64]:
@@ -136,31 +144,51 @@ class CellDataset:
         cells: tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]],
         keys: compiled.Keys,
     ) -> CellBatch:
-        offsets, genes, counts = cells
+        stored = offsets, genes, counts = cells
+        masking, num_genes = self.masking, self.table.num_genes
         # Depths are of the whole cell, before some of its genes are sampled.
-        depth = transforms.sum_by_cell(offsets, counts)
-        seen = transforms.downsample(offsets, counts, keys=keys) if self.downsample else counts
-        seen_depth = transforms.sum_by_cell(offsets, seen) if self.downsample else depth
+        depth = seen_depth = transforms.sum_by_cell(offsets, counts)
+        seen: transforms.Ints = counts
+        if self.downsample:
+            rule = masking or self.spec.masking
+            seen = transforms.downsample(
+                offsets, counts, least_total=rule.least_total, keep_expressed=rule.keep_expressed, keys=keys
+            )
+            seen_depth = transforms.sum_by_cell(offsets, seen)
+            if not rule.keep_expressed:
+                kept = np.flatnonzero(seen)
+                offsets = np.searchsorted(kept, offsets)
+                genes, counts, seen = genes[kept], counts[kept], seen[kept]
 
         if np.diff(offsets).max(initial=0) > self.max_genes:
             offsets, kept = transforms.sample_genes(offsets, seen, self.max_genes, keys=keys)
             genes, counts, seen = genes[kept], counts[kept], seen[kept]
-        if not self.spec.expressed_only:
+        expressed = np.diff(offsets)
+        wanted: int | NDArray[np.int64] = 0 if self.spec.expressed_only else self.max_genes
+        if masking is not None and masking.zero_fraction:
+            wanted = np.maximum(wanted, expressed + num_zeros(expressed, masking, num_genes=num_genes))
+        if np.any(wanted):
             offsets, genes, source = transforms.fill_unexpressed(
-                offsets, genes, max_genes=self.max_genes, num_genes=self.table.num_genes, keys=keys
+                offsets, genes, max_genes=wanted, num_genes=num_genes, keys=keys
             )
-            counts, seen = np.where(source < 0, 0, counts[source]), np.where(source < 0, 0, seen[source])
+            seen = np.where(source < 0, 0, seen[source]).astype(np.int32)
+            counts = counts_of(
+                offsets, genes, *stored, num_genes
+            )  # some of these may have vanished from the input only
 
         values = transforms.normalise(offsets, seen, seen_depth)
         hidden = np.zeros(len(genes), dtype=bool)
         target = target_values = None
-        if self.mask_fraction is not None:
-            target, hidden = transforms.choose_targets(
-                offsets, fraction=self.mask_fraction, hidden_share=self.hidden_share, keys=keys
-            )
+        if masking is not None:
             target_values = transforms.normalise(offsets, counts, depth) if self.downsample else values
+            if masking.zero_fraction or masking.random_share:
+                target, hidden, values = choose(offsets, expressed, values, masking, keys=keys)
+            else:
+                target, hidden = transforms.choose_targets(
+                    offsets, fraction=masking.fraction, hidden_share=masking.hidden_share, keys=keys
+                )
             values = np.where(hidden, np.float32(0), values)
-        read_depth = np.stack([seen_depth, depth], axis=1).astype(np.float32) if self.spec.read_depth else None
+        read_depth = self._read_depth(rows, seen_depth, depth) if self.spec.read_depth else None
         return CellBatch(
             gene_ids=torch.from_numpy(np.add(genes, self.spec.first_id, dtype=np.int64)),
             values=torch.from_numpy(values),
@@ -172,3 +200,13 @@ class CellDataset:
             read_depth=None if read_depth is None else torch.from_numpy(read_depth),
             labels=None if self.labels is None else torch.from_numpy(self.labels[rows]),
         )
+
+    def _read_depth(
+        self, rows: NDArray[np.int64], seen_depth: NDArray[np.float64], depth: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """Return S and T in counts, (B, 2)."""
+        if self.totals is not None:
+            seen_depth = depth = self.totals[rows]
+        if self.masking is None and self.target_depth is not None:
+            depth = self.target_depth.totals(depth)
+        return np.stack([seen_depth, depth], axis=1).astype(np.float32)

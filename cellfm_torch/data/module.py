@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cellfm_torch.batch import InputSpec
+from cellfm_torch.data.asked import choose_downsample, choose_masking, choose_target_depth, total_counts
 from cellfm_torch.data.budget import TokenBudgetDataModule
 from cellfm_torch.data.collection import Collection, collect
 from cellfm_torch.data.dataset import CellDataset
@@ -54,10 +55,14 @@ class CellDataModule(TokenBudgetDataModule):
         column of ``obs``, such as a donor.
     val_groups
         Which files or values are held out; None draws them.
-    mask_fraction
-        Share of a cell's genes that the loss asks for.
-    hidden_share
-        Share of these whose value is hidden.
+    mask_fraction, hidden_share, random_share, zero_fraction
+        What is hidden and what the loss asks for, see :class:`~cellfm_torch.batch.Masking`; None: as the model was
+        pretrained.
+    target_depth
+        Read depth T that the model is told outside of training, such as ``"t4"``: see
+        :class:`~cellfm_torch.read_depth.TargetDepth`; None: as the model has it.
+    totals
+        Column of ``obs`` with each cell's counts (S), for values whose counts are lost (``counts="normalised"``).
     downsample
         Lower the read depth of half of the cells in the input; by default where the model reads depths.
     token_budget
@@ -89,8 +94,12 @@ class CellDataModule(TokenBudgetDataModule):
         val_fraction: float = 0.2,
         split_by: str = "cell",
         val_groups: Sequence[str] | None = None,
-        mask_fraction: float = 0.2,
-        hidden_share: float = 0.8,
+        mask_fraction: float | None = None,
+        hidden_share: float | None = None,
+        random_share: float | None = None,
+        zero_fraction: float | None = None,
+        target_depth: str | None = None,
+        totals: str | None = None,
         downsample: bool | None = None,
         token_budget: int | Literal["auto"] = 16384,
         block_size: int = 64,
@@ -101,15 +110,21 @@ class CellDataModule(TokenBudgetDataModule):
         **reading: Any,
     ) -> None:
         super().__init__(token_budget)
-        for name, share in {"mask_fraction": mask_fraction, "hidden_share": hidden_share}.items():
-            if not 0 < share <= 1:
-                raise UserError(f"data.{name}={share}: must be above 0 and at most 1")
+        shares = {
+            "fraction": mask_fraction,
+            "hidden_share": hidden_share,
+            "random_share": random_share,
+            "zero_fraction": zero_fraction,
+        }
+        self.masking = choose_masking(input_spec, shares)
+        self.target_depth = choose_target_depth(input_spec, target_depth)
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction={val_fraction}: must be between 0 and 1")
         least = {"block_size": (block_size, 1), "fetch_cells": (fetch_cells, 1), "num_workers": (num_workers, 0)}
         for name, (number, bound) in (least | {"seed": (seed, 0)}).items():
             if number < bound:
                 raise UserError(f"data.{name}={number}: must be at least {bound}")
+        reading = {"most_counts": input_spec.most_counts, **reading}
         read = ReadOptions(**reading)
         if weights is not None:
             number = 1 if isinstance(path, str | os.PathLike) else len(path := list(path))
@@ -128,6 +143,7 @@ class CellDataModule(TokenBudgetDataModule):
             read=functools.partial(read_cells, vocab=self.vocab, **reading),
             min_genes=read.min_genes,
             max_genes=read.max_genes,
+            most_counts=read.most_counts,
             skip_damaged=skip_damaged,
             block_size=block_size,
             separate=weights is not None,
@@ -137,9 +153,8 @@ class CellDataModule(TokenBudgetDataModule):
         self.val_groups = val_groups
         self.fetch_cells = fetch_cells
         self.val_fraction = val_fraction
-        self.mask_fraction = mask_fraction
-        self.hidden_share = hidden_share
-        self.downsample = input_spec.read_depth if downsample is None else downsample
+        self.totals = totals
+        self.downsample = choose_downsample(input_spec, downsample, read, totals=totals)
         self.label = label
         self.num_workers = num_workers
         self.seed = seed
@@ -181,6 +196,10 @@ class CellDataModule(TokenBudgetDataModule):
     def _classes(self) -> pd.Categorical | None:
         return None if self.label is None else self._column(self.label, "label")
 
+    @cached_property
+    def _totals(self) -> NDArray[np.float64] | None:
+        return None if self.totals is None else total_counts(self.collection, self.totals)
+
     @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the classes; a batch's labels index them, -1 for a cell without one."""
@@ -210,7 +229,7 @@ class CellDataModule(TokenBudgetDataModule):
     @cached_property
     def gene_means(self) -> NDArray[np.float32]:
         """Mean value (log1p CP10k) of each gene over the training cells, by gene id: the baseline predictor."""
-        return gene_means(self.table, self.train_cells, self.input_spec, seed=self.seed)
+        return gene_means(self.table, self.train_cells, self.input_spec, masking=self.masking, seed=self.seed)
 
     @property
     def least_token_budget(self) -> int:
@@ -233,8 +252,9 @@ class CellDataModule(TokenBudgetDataModule):
             self.table,
             self.input_spec,
             rows=rows,
-            mask_fraction=self.mask_fraction if targets else None,
-            hidden_share=self.hidden_share,
+            masking=self.masking if targets else None,
+            target_depth=self.target_depth,
+            totals=self._totals,
             downsample=self.downsample and targets,
             seed=self.seed,
             fixed=not shuffle,

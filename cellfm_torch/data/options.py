@@ -6,13 +6,14 @@ option.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from cellfm_torch.errors import UserError, nearest
 
-CountsKind = Literal["raw", "recover"]
+CountsKind = Literal["raw", "recover", "normalised"]
 DuplicatesRule = Literal["sum", "unique"]
 MatchRule = Literal["all", "exact"]
 
@@ -56,8 +57,10 @@ class ReadOptions:
     ----------
     layer : str, optional
         Which matrix holds the counts: None for ``X``, ``"raw"`` for ``raw.X``, else a name in ``layers``.
-    counts : "raw" or "recover"
+    counts : "raw", "recover" or "normalised"
         ``"raw"``: the matrix holds counts. ``"recover"``: it holds log-normalised values, whose counts are recovered.
+        ``"normalised"``: it holds log1p values whose counts are lost; the model gets them as they are, relative to the
+        genes it knows.
     genes : GeneOptions or mapping of its fields
     min_genes, max_genes : int, int or None
         Cells with fewer or more expressed genes of the vocabulary are dropped; None for no upper limit. Published
@@ -66,6 +69,8 @@ class ReadOptions:
         Cells with fewer or more counts, over all genes of the file, are dropped.
     max_mito : float or None
         Cells with a larger share of counts in mitochondrial genes, in per cent, are dropped. Usual for blood: 5.
+    most_counts : float
+        Cells with more counts are scaled down to this number; the model's ``input_spec`` has it.
 
     Raises
     ------
@@ -81,6 +86,12 @@ class ReadOptions:
     min_counts: int | None = None
     max_counts: int | None = None
     max_mito: float | None = None
+    most_counts: float = 1e5
+
+    @property
+    def limit(self) -> float:
+        """Counts that cells are scaled down to; none where the numbers are no counts."""
+        return math.inf if self.counts == "normalised" else self.most_counts
 
     def __post_init__(self) -> None:
         if isinstance(self.genes, Mapping):

@@ -62,8 +62,8 @@ class Cells:
 def read_cells(path: PathLike | Iterable[PathLike], vocab: GeneVocab, **options: Any) -> Cells:
     """Read files into whole counts over a vocabulary.
 
-    Counts are scaled by 1 / max(1, total / 1e5) per cell, with the total over all genes of the file, and rounded
-    (published CellFM recipe). Cells without any count in the vocabulary are always dropped.
+    Counts are scaled by 1 / max(1, total / most_counts) per cell, with the total over all genes of the file, and
+    rounded (published CellFM recipe, with 1e5). Cells without any count in the vocabulary are always dropped.
 
     Parameters
     ----------
@@ -115,6 +115,8 @@ def _read_file(entry: Input, vocab: GeneVocab, options: ReadOptions) -> Cells:
         report = source.report()
     obs = source.obs[np.concatenate(kept)].copy()
     measured = pd.concat(quality)
+    if options.counts == "normalised":  # nobody knows these
+        measured = measured.drop(columns="total_counts")
     for column in measured.columns.difference(obs.columns, sort=False):
         obs[column] = measured[column].to_numpy()
     return Cells(sp.vstack(counts, format="csr"), np.concatenate(totals), obs, (report,))

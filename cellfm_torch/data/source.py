@@ -120,7 +120,7 @@ class Source:
             totals = quality["total_counts"].to_numpy()
             rule = self.options.genes.duplicates
             counts = ops.to_vocabulary(matrix, self.match, len(self.vocab), duplicates=rule)
-            rescaled = ops.rescale(counts, totals)
+            rescaled = ops.rescale(counts, totals, most_counts=self.options.limit)
             reasons = why_dropped(np.diff(rescaled.indptr), quality, self.options)
             kept = ~np.any(list(reasons.values()), axis=0)
             check.recovered(error, kept, start)

@@ -34,6 +34,8 @@ class StoreTable:
         The model's genes.
     min_genes, max_genes
         Cells with fewer or more expressed genes of the vocabulary are left out; None for no upper limit.
+    most_counts
+        Cells with more counts are scaled down to this number.
     block_size
         Cells that stay together in a shuffle, at least those that were compressed together.
 
@@ -49,9 +51,17 @@ class StoreTable:
     """
 
     def __init__(
-        self, store: Store, vocab: GeneVocab, *, min_genes: int = 0, max_genes: int | None = None, block_size: int = 1
+        self,
+        store: Store,
+        vocab: GeneVocab,
+        *,
+        min_genes: int = 0,
+        max_genes: int | None = None,
+        most_counts: float = ops.MOST_COUNTS,
+        block_size: int = 1,
     ) -> None:
         self.store = store
+        self.most_counts = most_counts
         self.num_genes = len(vocab)
         lookups = Lookups(store.genes, store.header["synonyms"], vocab)
         self._lookups = [lookups.of(source["synonyms"]) for source in store.sources]
@@ -91,13 +101,15 @@ class StoreTable:
             end.append(index["ends"].astype(np.int64))
             checksum.append(index["checksums"])
             size.append(index["sizes"])
-            divisors = np.maximum(1.0, index["totals"] / ops.MOST_COUNTS)
+            divisors = np.maximum(1.0, index["totals"] / self.most_counts)
             deep = np.flatnonzero(divisors > 1)
+            # The numbers of genes in the index are those after the published rescale.
+            as_published = self.most_counts == ops.MOST_COUNTS or index["totals"].max(initial=0) <= ops.MOST_COUNTS
             deep_rows.append(deep + first)
             deep_divisors.append(divisors[deep])
             first += one.cells
             name = names[id(self._lookups[one.source][0])]
-            lengths.append(index[name] if name in index else self._count(i, index, divisors))
+            lengths.append(index[name] if name in index and as_published else self._count(i, index, divisors))
         self._shard, self._begin, self._end = map(np.concatenate, (shard, begin, end))
         self._checksum = np.concatenate(checksum)
         self._first = np.concatenate([[0], np.cumsum(np.concatenate(size), dtype=np.int64)])  # (K + 1,) rows

@@ -19,7 +19,7 @@ Int32 = NDArray[np.int32]
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
-DOWNSAMPLE, SAMPLE, TARGETS, FILL = 1, 2, 3, 4
+DOWNSAMPLE, SAMPLE, TARGETS, FILL = 1, 2, 3, 4  # 5 and above: masking.py
 """Words that keep the numbers of one cell's transforms apart."""
 
 
@@ -64,20 +64,26 @@ def sample_genes(offsets: Ints, counts: Ints, max_genes: int, *, keys: Keys) -> 
     return sampled
 
 
-def downsample(offsets: Ints, counts: Ints, *, keys: Keys) -> Int32:
-    """Lower the read depth of half of the cells: max(1, Binomial(count, p)), p ~ Beta(2, 2) per cell.
+def downsample(offsets: Ints, counts: Ints, *, least_total: int = 0, keep_expressed: bool = True, keys: Keys) -> Int32:
+    """Lower the read depth of half of the cells: Binomial(count, p), p ~ Beta(2, 2) per cell.
 
-    No expressed gene vanishes. Source: the read-depth-aware task of scFoundation, as CellFM 80M has it.
+    Source: the read-depth-aware task of scFoundation; the defaults are as CellFM 80M has it.
 
     Parameters
     ----------
     offsets, counts, keys : (B + 1,), (N,), (B,)
+    least_total
+        Cells with fewer counts stay as they are.
+    keep_expressed
+        At least one count of each gene is left, so that none vanishes.
 
     Returns
     -------
     (N,) counts
     """
-    lowered: Int32 = compiled.downsample(_int64(offsets), _int32(counts), compiled.derive(keys, DOWNSAMPLE))
+    lowered: Int32 = compiled.downsample(
+        _int64(offsets), _int32(counts), least_total, int(keep_expressed), compiled.derive(keys, DOWNSAMPLE)
+    )
     return lowered
 
 
@@ -122,7 +128,7 @@ def choose_targets(
 
 
 def fill_unexpressed(
-    offsets: Ints, genes: Ints, *, max_genes: int, num_genes: int, keys: Keys
+    offsets: Ints, genes: Ints, *, max_genes: int | Ints, num_genes: int, keys: Keys
 ) -> tuple[Int64, Int32, Int64]:
     """Fill each cell up to `max_genes` with genes it does not express, drawn evenly; longer cells stay as they are.
 
@@ -130,6 +136,8 @@ def fill_unexpressed(
     ----------
     offsets, genes, keys : (B + 1,), (N,), (B,)
         Vocabulary positions of the expressed genes.
+    max_genes
+        For all cells, or (B,).
     num_genes
         G; a cell cannot get longer than this.
 
@@ -142,8 +150,9 @@ def fill_unexpressed(
     source : (N',)
         Where each was among the N, -1 for the unexpressed.
     """
+    lengths = np.broadcast_to(np.asarray(max_genes), (len(offsets) - 1,))
     filled: tuple[Int64, Int32, Int64] = compiled.fill_unexpressed(
-        _int64(offsets), _int32(genes), max_genes, num_genes, compiled.derive(keys, FILL)
+        _int64(offsets), _int32(genes), _int64(lengths), num_genes, compiled.derive(keys, FILL)
     )
     return filled
 

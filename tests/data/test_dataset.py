@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cellfm_torch.batch import CellBatch, InputSpec
+from cellfm_torch.batch import CellBatch, InputSpec, Masking
 from cellfm_torch.data.dataset import CellDataset
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.reader import read_cells
@@ -50,7 +50,7 @@ def by_cell(batches: list[CellBatch]) -> dict[int, tuple]:
 
 
 def test_contents(make: Callable[..., CellDataset], synthetic_counts: np.ndarray) -> None:
-    dataset = make(rows=np.array([7, 11, 30]), mask_fraction=None)
+    dataset = make(rows=np.array([7, 11, 30]), masking=None)
     batch = dataset.batch(np.array([2, 1]))
     assert batch.cell_index.tolist() == [30, 11]
     assert (batch.target, batch.target_values, batch.read_depth, batch.labels) == (None,) * 4
@@ -65,7 +65,7 @@ def test_contents(make: Callable[..., CellDataset], synthetic_counts: np.ndarray
 
 
 def test_first_id(make: Callable[..., CellDataset]) -> None:
-    ids = [make(spec={"first_id": first}, mask_fraction=None).batch(np.array([0])).gene_ids for first in (0, 1)]
+    ids = [make(spec={"first_id": first}, masking=None).batch(np.array([0])).gene_ids for first in (0, 1)]
     assert torch.equal(ids[0] + 1, ids[1])
 
 
@@ -80,7 +80,9 @@ def test_masking(make: Callable[..., CellDataset]) -> None:
 
 def test_downsampling_and_read_depth(make: Callable[..., CellDataset], synthetic_counts: np.ndarray) -> None:
     """S and T are totals before genes are sampled; values are relative to S, target values to T."""
-    batch = make(spec={"read_depth": True, "max_genes": 15}, downsample=True, hidden_share=0.01).batch(np.arange(40))
+    batch = make(spec={"read_depth": True, "max_genes": 15}, downsample=True, masking=Masking(hidden_share=0.01)).batch(
+        np.arange(40)
+    )
     input_depth, target_depth = batch.read_depth.T
     np.testing.assert_array_equal(target_depth, synthetic_counts.sum(1))
     lowered = input_depth < target_depth

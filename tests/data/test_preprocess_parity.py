@@ -23,7 +23,7 @@ def test_preprocess() -> None:
     with np.load(RECORDED) as recorded:
         rows = cells.names.get_indexer(recorded["cells"])
         assert np.all(rows >= 0)
-        batch = CellDataset(MemoryTable(cells.counts), spec, mask_fraction=None).batch(rows)
+        batch = CellDataset(MemoryTable(cells.counts), spec, masking=None).batch(rows)
         np.testing.assert_array_equal(batch.offsets, recorded["offsets"])
         np.testing.assert_array_equal(batch.read_depth, np.stack([recorded["read_depth"]] * 2, axis=1))
         for b in range(60):

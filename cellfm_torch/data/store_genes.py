@@ -52,7 +52,7 @@ def named(genes: Sequence[str], of: Sequence[str], rows: NDArray[np.integer]) ->
         Genes of the store that the source has; -1 for none.
     """
     there = {genes[i] for i in rows[rows >= 0]}
-    return np.packbits([gene in there for gene in of]).tobytes().hex()
+    return np.packbits(np.array([gene in there for gene in of], dtype=bool)).tobytes().hex()
 
 
 class Lookups:

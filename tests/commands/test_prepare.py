@@ -78,7 +78,7 @@ def test_a_bad_file_is_reported_and_the_rest_prepared(
     typed = ["prepare", str(tmp_path / "bad.h5ad"), str(files[0]), "--output", str(tmp_path / "store"), "page=false"]
     assert cli.main(typed) == 2
     said = capsys.readouterr()
-    assert said.err.count("\n") == 1 and "bad.h5ad: is no h5ad file" in said.err
+    assert said.err.count("\n") == 1 and "bad.h5ad: is not an h5ad file" in said.err
     assert "added 1 files" in said.out and not (tmp_path / "store" / "qc.html").exists()
 
 

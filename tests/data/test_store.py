@@ -183,7 +183,7 @@ def test_other_options_for_a_known_source(store: Path, files: list[Path]) -> Non
 def test_a_bad_source_does_not_stop_the_others(files: list[Path], tmp_path: Path) -> None:
     files[1].write_text("no h5ad")
     outcome = prepare(files, tmp_path / "store")
-    assert [path.name for path, _ in outcome.failed] == ["file1.h5ad"] and "is no h5ad file" in outcome.failed[0][1]
+    assert [path.name for path, _ in outcome.failed] == ["file1.h5ad"] and "is not an h5ad file" in outcome.failed[0][1]
     assert [source["number"] for source in Store(tmp_path / "store").sources] == [0, 2]
 
 

@@ -67,7 +67,7 @@ VERBS: dict[str, Verb] = {
         (
             Option("--experiment", "+experiment={}", "what to run: pretrain, pretrain_80m, pretrain_800m", "pretrain"),
             Option("--data", "data.path={}", "file of cells, glob, manifest or store (default: the bundled PBMC3k)"),
-            Option("--model", "model={}", "tiny, 80m, 800m or pretrained"),
+            Option("--model", "model={}", "tiny, 80m, 800m, scfoundation-tiny, scfoundation or pretrained"),
             Option("--run-dir", "run_dir={}", "folder of the run (default: runs/EXPERIMENT)"),
             Option("--steps", "trainer.max_steps={}", "optimiser steps"),
             Option("--lr", "optim.lr={}", "highest learning rate"),

@@ -67,7 +67,7 @@ def _next_steps(run: Any, cfg: Any) -> str:
     limit = "max_steps" if cfg.trainer.max_steps > 0 else "max_epochs"
     return f"""run folder: {run}
 look:       {run}/umap.png, {run}/loss_curve.png; tensorboard --logdir {run}/logs
-use:        CellFM.from_pretrained("{run}/model")
+use:        cellfm_torch.load_model("{run}/model")
 longer:     the same command with resume=true trainer.{limit}={2 * cfg.trainer[limit]}
 your cells: cellfm train --data 'cells/*.h5ad' --run-dir runs/mine"""
 

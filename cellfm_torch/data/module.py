@@ -124,7 +124,8 @@ class CellDataModule(TokenBudgetDataModule):
         for name, (number, bound) in (least | {"seed": (seed, 0)}).items():
             if number < bound:
                 raise UserError(f"data.{name}={number}: must be at least {bound}")
-        reading = {"most_counts": input_spec.most_counts, **reading}
+        if reading.get("most_counts") is None:
+            reading["most_counts"] = input_spec.most_counts
         read = ReadOptions(**reading)
         if weights is not None:
             number = 1 if isinstance(path, str | os.PathLike) else len(path := list(path))
@@ -143,7 +144,7 @@ class CellDataModule(TokenBudgetDataModule):
             read=functools.partial(read_cells, vocab=self.vocab, **reading),
             min_genes=read.min_genes,
             max_genes=read.max_genes,
-            most_counts=read.most_counts,
+            most_counts=read.limit,
             skip_damaged=skip_damaged,
             block_size=block_size,
             separate=weights is not None,

@@ -69,8 +69,8 @@ class ReadOptions:
         Cells with fewer or more counts, over all genes of the file, are dropped.
     max_mito : float or None
         Cells with a larger share of counts in mitochondrial genes, in per cent, are dropped. Usual for blood: 5.
-    most_counts : float
-        Cells with more counts are scaled down to this number; the model's ``input_spec`` has it.
+    most_counts : float or None
+        Cells with more counts are scaled down to this number; None: the model's, or that of CellFM's published recipe.
 
     Raises
     ------
@@ -86,12 +86,14 @@ class ReadOptions:
     min_counts: int | None = None
     max_counts: int | None = None
     max_mito: float | None = None
-    most_counts: float = 1e5
+    most_counts: float | None = None
 
     @property
     def limit(self) -> float:
-        """Counts that cells are scaled down to; none where the numbers are no counts."""
-        return math.inf if self.counts == "normalised" else self.most_counts
+        """Counts that cells are scaled down to; infinity where the numbers are no counts."""
+        if self.counts == "normalised":
+            return math.inf
+        return 1e5 if self.most_counts is None else self.most_counts
 
     def __post_init__(self) -> None:
         if isinstance(self.genes, Mapping):
@@ -108,5 +110,7 @@ class ReadOptions:
             raise UserError(f"data.min_counts={self.min_counts}: must be at least 0, or null")
         if self.max_counts is not None and self.max_counts < least:
             raise UserError(f"data.max_counts={self.max_counts}: must be at least {least:,}, or null")
+        if self.most_counts is not None and not self.most_counts >= 1:
+            raise UserError(f"data.most_counts={self.most_counts}: must be at least 1, or null")
         if self.max_mito is not None and not 0 <= self.max_mito <= 100:
             raise UserError(f"data.max_mito={self.max_mito}: must be a percentage between 0 and 100, or null")

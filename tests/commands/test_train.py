@@ -35,7 +35,7 @@ def test_run_folder(small_cells: Path, tmp_path: Path, capsys: pytest.CaptureFix
     network = CellFM.from_pretrained(run / "model")
     assert network.config.dim == 128 and len(network.genes or ()) == 24_078
     shown = capsys.readouterr().out
-    for word in ("small.h5ad", "CellFM, by gene", "CellFM, by cell", "gene's training mean", "from_pretrained"):
+    for word in ("small.h5ad", "the model, by gene", "the model, by cell", "gene's training mean", "load_model"):
         assert word in shown
     assert "Tip" not in shown
 
@@ -46,7 +46,7 @@ def test_run_folder(small_cells: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main([*job, "optim.lr=1e-4", "resume=true"]) == 2  # holds another run
     assert "optim.lr=0.003 there, 0.0001 now" in capsys.readouterr().err
     assert main([*job, "resume=true"]) == 0  # finished: says so again and changes nothing
-    assert "CellFM, by gene" in capsys.readouterr().out
+    assert "the model, by gene" in capsys.readouterr().out
     assert before == {name: (run / name).stat().st_mtime_ns for name in files(run)}
 
     longer = [override.replace("max_steps=6", "max_steps=8") for override in job]

@@ -7,6 +7,7 @@ vocabulary, P = G + 2 positions of the decoder (the genes, T, S), D width of the
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cellfm_torch.batch import CellBatch, InputSpec
+from cellfm_torch.batch import CellBatch, InputSpec, Masking
 from cellfm_torch.data.vocab import bundled_symbols
 from cellfm_torch.errors import UserError
 from cellfm_torch.model.checkpoint import load_folder, save_folder
@@ -27,6 +28,12 @@ from cellfm_torch.model.scfoundation.encoder import Encoder
 from cellfm_torch.model.scfoundation.values import ValueEncoder
 from cellfm_torch.ops.fused import affine
 from cellfm_torch.ops.linear import Dense
+
+PRETRAINING = Masking(
+    fraction=0.3, hidden_share=0.8, random_share=0.1, zero_fraction=0.03, least_total=1000, keep_expressed=False
+)
+"""Masks and downsampling as far as they are published. That visible targets enter the encoder as any gene, where false
+values come from, and the least total (of a re-implementation by others) are assumptions."""
 
 DECODED_AT_ONCE = 1 << 16
 """Positions the decoder works on at once, in whole cells; at the published size each takes some 70 kB at the peak."""
@@ -93,7 +100,15 @@ class ScFoundation(nn.Module):
     @property
     def input_spec(self) -> InputSpec:
         """What a data module must prepare for this network."""
-        return InputSpec(genes=self.genes, first_id=0, max_genes=None, read_depth=True)
+        return InputSpec(
+            genes=self.genes,
+            first_id=0,
+            max_genes=None,
+            read_depth=True,
+            most_counts=math.inf,
+            target_depth="t4",
+            masking=PRETRAINING,
+        )
 
     def encode(self, batch: CellBatch) -> Encoding:
         """Encode cells.

@@ -135,8 +135,11 @@ def match_names(part: Part, *, where: str) -> dict[str, str]:
     for target, wanted in expected.items():
         official = str(source_name(target))
         if target not in taken:
-            why = ": its outputs cannot be repeated without the saved ones" if target.endswith("projection") else ""
-            raise UserError(f"{where} lacks {official}{nearest(official, part.tensors)}{why}; nothing was written")
+            drawn = target.endswith("projection")
+            why = (
+                ": its outputs cannot be repeated without the saved ones" if drawn else nearest(official, part.tensors)
+            )
+            raise UserError(f"{where} lacks {official}{why}; nothing was written")
         found = part.tensors[taken[target]]
         if found.shape != wanted.shape or found.is_floating_point() != wanted.is_floating_point():
             what = f"shape {tuple(found.shape)} of {str(found.dtype).removeprefix('torch.')}"

@@ -136,7 +136,10 @@ def drop(part: dict[str, Any], name: str) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "projection": (lambda p: drop(p, PROJECTION), "projection_matrix.*cannot be repeated without the saved ones"),
+    "projection": (
+        lambda p: drop(p, PROJECTION),
+        "projection_matrix: its outputs cannot be repeated without the saved ones; nothing was written",
+    ),
     "missing": (lambda p: drop(p, "model.norm.bias"), "lacks model.norm.bias"),
     "unknown": (lambda p: p["state_dict"].update({"model.extra": torch.ones(1)}), "holds model.extra, which the name"),
     "left over": (

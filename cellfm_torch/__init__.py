@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         load_model,
     )
     from cellfm_torch.ops import Layout, RetentionState, retention, retention_map, retention_state
+    from cellfm_torch.predict import predict
     from cellfm_torch.tasks.losses import pretraining_loss
     from cellfm_torch.tasks.pretrain import PretrainTask
 
@@ -55,6 +56,7 @@ _HOME = {
     "errors": ("UserError",),
     "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction", "ScFoundation", "ScFoundationConfig", "load_model"),
     "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
+    "predict": ("predict",),
     "tasks.losses": ("pretraining_loss",),
     "tasks.pretrain": ("PretrainTask",),
 }
@@ -84,6 +86,7 @@ __all__ = [
     "UMAPPicture",
     "UserError",
     "load_model",
+    "predict",
     "pretraining_loss",
     "retention",
     "retention_map",

@@ -29,6 +29,7 @@ ROOMS = {
         "trial",
     ),
     "convert": ("convert",),
+    "predict": ("predict",),
     "public": ("__init__",),
 }
 MAY_IMPORT = {
@@ -40,8 +41,21 @@ MAY_IMPORT = {
     "tasks": {"base", "data", "ops", "optim", "model", "tasks"},
     "callbacks": {"base", "callbacks"},
     "convert": {"base", "data", "optim", "model", "tasks", "convert", "public"},
-    "public": {"base", "data", "ops", "model", "tasks", "callbacks", "public"},
-    "commands": {"base", "data", "ops", "optim", "model", "tasks", "callbacks", "convert", "public", "commands"},
+    "predict": {"base", "data", "model", "predict"},
+    "public": {"base", "data", "ops", "model", "tasks", "callbacks", "predict", "public"},
+    "commands": {
+        "base",
+        "data",
+        "ops",
+        "optim",
+        "model",
+        "tasks",
+        "callbacks",
+        "convert",
+        "predict",
+        "public",
+        "commands",
+    },
 }
 ROOM_OF = {module: room for room, modules in ROOMS.items() for module in modules}
 FILES = [*sorted((ROOT / "cellfm_torch").rglob("*.py")), *sorted((ROOT / "convert").glob("*.py"))]

@@ -7,7 +7,7 @@ Source: Zeng et al., CellFM, Nature Communications 16 (2025), doi 10.1038/s41467
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -208,6 +208,10 @@ class CellFM(nn.Module):
             For int8 on a processor without VNNI, or on a GPU.
         """
         return CellEmbedder(self, int8=int8)
+
+    def outputs(self) -> dict[str, Callable[[CellBatch], Tensor]]:
+        """Return functions from batches to what the network gives for each cell: ``"cell"`` (B, D). No gradients."""
+        return {"cell": self.embedder()}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and genes.txt, each beside and renamed.

@@ -11,6 +11,7 @@ from cellfm_torch.model.cellfm import CellFM
 from cellfm_torch.model.checkpoint import model_named
 from cellfm_torch.model.scfoundation import ScFoundation
 
+Backbone = CellFM | ScFoundation
 BACKBONES: dict[str, type[CellFM] | type[ScFoundation]] = {model.__name__: model for model in (CellFM, ScFoundation)}
 """A new backbone is one more class here."""
 

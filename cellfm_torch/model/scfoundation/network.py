@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +21,9 @@ from cellfm_torch.model.checkpoint import load_folder, save_folder
 from cellfm_torch.model.outputs import Encoding, Prediction
 from cellfm_torch.model.scfoundation.config import ScFoundationConfig
 from cellfm_torch.model.scfoundation.decoder import Decoder
-from cellfm_torch.model.scfoundation.embedder import CellEmbedder
+from cellfm_torch.model.scfoundation.embedder import CellEmbedder, outputs
 from cellfm_torch.model.scfoundation.encoder import Encoder
+from cellfm_torch.model.scfoundation.tokens import Tokens, pool, warn_of_empty
 from cellfm_torch.model.scfoundation.values import ValueEncoder
 from cellfm_torch.ops.fused import affine
 from cellfm_torch.ops.linear import Dense
@@ -37,25 +36,6 @@ values come from, and the least total (of a re-implementation by others) are ass
 
 DECODED_AT_ONCE = 1 << 16
 """Positions the decoder works on at once, in whole cells; at the published size each takes some 70 kB at the peak."""
-
-
-class Tokens(NamedTuple):
-    """What the encoder reads, and where in it everything is."""
-
-    x: Tensor  # (T, D)
-    lengths: list[int]  # B, tokens of each cell: S, T, then its visible genes
-    gene_rows: Tensor  # (V,) rows of the visible genes among the T
-    prefix_rows: Tensor  # (2 B,) of S and T
-    shown: Tensor  # (V,) rows of the visible genes among the N
-    gene_embedding: Tensor  # (N, D)
-
-
-def _warn_of_empty(lengths: list[int]) -> None:
-    empty = [i for i, length in enumerate(lengths) if length == 2]
-    if empty:
-        cells = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
-        message = f"{len(empty)} of {len(lengths)} cells have no visible expressed gene (in this batch: {cells})"
-        warnings.warn(f"{message}; their embeddings say nothing", stacklevel=4)
 
 
 class ScFoundation(nn.Module):
@@ -142,7 +122,7 @@ class ScFoundation(nn.Module):
             zero, mask = self.value_enc(encoded.new_zeros(1)), self.value_enc.mask_emb
             unseen = torch.where(batch.hidden[:, None], mask.to(encoded.dtype), zero.to(encoded.dtype))
             genes = unseen.index_copy(0, tokens.shown, encoded)
-        return Encoding(self.pool(x, tokens.lengths), genes, prefix, tokens.gene_embedding)
+        return Encoding(pool(x, tokens.lengths, self.config.pool), genes, prefix, tokens.gene_embedding)
 
     def tokens(self, batch: CellBatch) -> Tokens:
         """Return what the encoder reads; arguments and errors as of :meth:`encode`."""
@@ -154,14 +134,14 @@ class ScFoundation(nn.Module):
         cell_of_gene = batch.cell_of_gene[shown]
         number = torch.bincount(cell_of_gene, minlength=batch.num_cells) + 2
         lengths = number.tolist()
-        _warn_of_empty(lengths)
+        warn_of_empty(lengths)
         # S and T stand before the genes of their cell.
         starts = number.cumsum(0) - number
         gene_rows = torch.arange(len(shown), device=shown.device) + 2 * (cell_of_gene + 1)
         prefix_rows = (starts[:, None] + torch.arange(2, device=shown.device)).flatten()
         embedded = gene_embedding[shown] + self.value_enc(values[shown])
         x = embedded.new_empty(len(shown) + len(prefix_rows), embedded.shape[1])
-        x = x.index_copy(0, gene_rows, embedded).index_copy(0, prefix_rows, prefix.flatten(0, 1).to(x.dtype))
+        x.index_copy_(0, gene_rows, embedded).index_copy_(0, prefix_rows, prefix.flatten(0, 1).to(x.dtype))
         return Tokens(x, lengths, gene_rows, prefix_rows, shown, gene_embedding)
 
     def forward(self, batch: CellBatch, *, targets_only: bool = False) -> Prediction:
@@ -202,6 +182,13 @@ class ScFoundation(nn.Module):
             raise UserError("scFoundation has no 8-bit embedding: leave int8 out")
         return CellEmbedder(self)
 
+    def outputs(self) -> dict[str, Callable[[CellBatch], Tensor]]:
+        """Return functions from batches to what the network gives for each cell, without gradients.
+
+        ``"cell"`` (B, C), ``"max"`` (B, D): the maximum over all tokens, ``"gene"`` (B, G, E), ``"expression"`` (B, G).
+        """
+        return outputs(self)
+
     def _gene_rows(self, ids: Tensor) -> Tensor:
         """Return the rows of the gene embedding (N, D)."""
         last = self.config.num_genes - 1
@@ -222,16 +209,6 @@ class ScFoundation(nn.Module):
         depth = batch.read_depth.to(torch.promote_types(weight.dtype, torch.float32)).clamp_min(1).log10()
         first = self.config.num_genes
         return torch.stack([weight[first + 1], weight[first]]) + self.value_enc(depth.to(weight.dtype))
-
-    def pool(self, x: Tensor, lengths: list[int]) -> Tensor:
-        """Return the embeddings (B, C) of cells from their encoded tokens (T, D), S and T first in each."""
-        if self.config.pool == "max":
-            pooled = [cell.amax(0) for cell in x.split(lengths)] if lengths else []
-        else:
-            none = x.new_zeros(2 * x.shape[1])
-            cells = [(cell[:2].flatten(), cell[2:]) for cell in x.split(lengths)] if lengths else []
-            pooled = [torch.cat([a, *((b.amax(0), b.mean(0)) if len(b) else (none,))]) for a, b in cells]
-        return torch.stack(pooled) if pooled else x.new_zeros(0, self.cell_dim)
 
     def _decode(self, batch: CellBatch, encoding: Encoding, finish: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply the decoder to all positions and `finish` to its genes (b, G, E), some cells at a time; (B, G, ...)."""

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from synthetic import GENES, batch_of, take
+from scfoundation_cells import LENGTHS, cells_of, network_of
+from synthetic import GENES, take
 from torch import Tensor
 
 from cellfm_torch import CellBatch, CellFM, CellFMConfig, ScFoundation, ScFoundationConfig, UserError, load_model
@@ -22,29 +23,9 @@ from cellfm_torch.model.scfoundation import encoder as encoder_file
 from cellfm_torch.model.scfoundation import network as network_file
 from cellfm_torch.ops import attention as attention_file
 
-SMALL = {"num_genes": GENES, "encoder_dim": 32, "decoder_dim": 16, "decoder_head_dim": 8, "num_bins": 12}
-LENGTHS = [90, 4, 150, 9, 33, 200, 64]
 BY_GENE = ("genes", "by_gene", "ids")
 # The project's bar: float32 products of small and large matrices take other paths; float64 shows it is no more.
 INDEPENDENT = {torch.float32: 1e-5, torch.float64: 1e-12}
-
-
-def network_of(*, dtype: torch.dtype = torch.float64, **changes: object) -> ScFoundation:
-    torch.manual_seed(0)
-    config = ScFoundationConfig.preset("scfoundation-tiny", **{**SMALL, **changes})
-    network = ScFoundation(config, genes=[f"G{i}" for i in range(GENES)])
-    with torch.no_grad():  # gains and offsets start where they hide mistakes
-        for name, p in network.named_parameters():
-            if "norm" in name or name.endswith("bias"):
-                p.add_(0.2 * torch.randn_like(p))
-    return network.to(dtype).eval()
-
-
-def cells_of(lengths: list[int] = LENGTHS) -> CellBatch:
-    """A batch with hidden genes, and with listed genes that are not expressed."""
-    batch = batch_of(lengths, read_depth=True)
-    zero = torch.rand(batch.num_genes, generator=torch.Generator().manual_seed(3)) < 0.1
-    return dataclasses.replace(batch, gene_ids=batch.gene_ids - 1, values=batch.values.masked_fill(zero, 0))
 
 
 def outputs(network: ScFoundation, batch: CellBatch) -> dict[str, Tensor]:

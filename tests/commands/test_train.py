@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import signal
 import subprocess
 import time
@@ -14,7 +16,7 @@ import torch
 from jobs import small_job, spawn
 from safetensors.torch import load_file
 
-from cellfm_torch import CellFM
+from cellfm_torch import CellFM, ScFoundation, load_model
 from cellfm_torch.train import main
 
 
@@ -61,6 +63,32 @@ def test_variants_train(variant: str, small_cells: Path, tmp_path: Path) -> None
     assert main(job) == 0
     network = CellFM.from_pretrained(tmp_path / "run" / "model")
     assert getattr(network.config, variant.removeprefix("task.").removesuffix("=true"))
+
+
+def test_scfoundation_trains(small_cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The published recipe from the same command; projections drawn anew all the time, and a resumed run."""
+    small = ("model=scfoundation-tiny", "model.config.redraw_every=1", "trainer.val_check_interval=2")
+    job = small_job(small_cells, tmp_path / "run", *small, "trainer.max_steps=4", "trainer.log_every_n_steps=1")
+    assert main(job) == 0
+    shown = capsys.readouterr().out
+    assert "the model, by gene" in shown and "by cell" not in shown and "gene's training mean" in shown
+    folder = tmp_path / "run" / "model"
+    network = load_model(folder)
+    assert isinstance(network, ScFoundation) and len(network.genes or ()) == 19_264
+    with open(tmp_path / "run" / "logs" / "csv" / "version_0" / "metrics.csv", encoding="utf-8") as file:
+        losses = [float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]]
+    assert losses and all(math.isfinite(loss) for loss in losses)
+    longer = [override.replace("max_steps=4", "max_steps=6") for override in job]
+    assert main([*longer, "resume=true"]) == 0
+    assert not torch.equal(
+        load_model(folder).decoder.layers[0].attention.projection, network.decoder.layers[0].attention.projection
+    )
+
+    goes_on = small_job(
+        small_cells, tmp_path / "more", "model=pretrained", f"model.folder={folder}", "trainer.max_steps=1"
+    )
+    assert main(goes_on) == 0
+    assert isinstance(load_model(tmp_path / "more" / "model"), ScFoundation)
 
 
 def test_fitted_to_the_memory(small_cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

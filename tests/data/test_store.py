@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from cellfm_torch.data import store_manifest, store_write
 from cellfm_torch.data.files import Input
+from cellfm_torch.data.gene_table import BUNDLED, Gene, GeneTable
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
 from cellfm_torch.data.reader import read_cells
@@ -61,7 +62,7 @@ def dense(table: StoreTable, rows: np.ndarray) -> np.ndarray:
     return sp.csr_matrix((counts, genes, offsets), shape=(len(rows), table.num_genes)).toarray()
 
 
-@pytest.mark.parametrize("kind", ["bundled 24078", "bundled 27855", "own"])
+@pytest.mark.parametrize("kind", ["bundled 19264", "bundled 24078", "bundled 27855", "own"])
 def test_cells_are_those_of_the_files(store: Path, files: list[Path], vocab: GeneVocab, kind: str) -> None:
     """Over the vocabularies whose numbers of genes are kept, and over one they are counted for."""
     vocab = vocab if kind == "own" else GeneVocab.bundled(int(kind.split()[1]))
@@ -72,6 +73,46 @@ def test_cells_are_those_of_the_files(store: Path, files: list[Path], vocab: Gen
     assert table.blocks[0] == 0 and table.blocks[-1] == 99 and np.diff(table.blocks).max() == 4
     for rows in (np.arange(99), np.array([0]), np.array([15, 16, 39, 40, 98]), np.arange(1, 99, 3)):
         np.testing.assert_array_equal(dense(table, rows), cells.counts[rows].toarray())
+
+
+def test_models_that_take_deep_cells_as_they_are(store: Path, files: list[Path], vocab: GeneVocab) -> None:
+    """scFoundation scales no cell down, CellFM those above 1e5 counts; both load from one store."""
+    for num_genes, most in ((19_264, np.inf), (19_264, 1e5), (19_264, 3e4), (24_078, 1e5)):
+        cells = read_cells(files, GeneVocab.bundled(num_genes), most_counts=most)
+        table = StoreTable(Store(store), GeneVocab.bundled(num_genes), most_counts=most)
+        np.testing.assert_array_equal(table.lengths, np.diff(cells.counts.indptr))
+        np.testing.assert_array_equal(dense(table, np.arange(99)), cells.counts.toarray())
+        # Each of 60 counts is rounded after the scaling.
+        assert cells.read_depth.max() > 1.2e5 if most == np.inf else cells.read_depth.max() < most + 30
+
+
+@pytest.mark.parametrize("name", ["KIAA0100", "BLTP2", "ENSG00000007202.14"])
+def test_one_gene_under_two_names(
+    name: str,
+    vocab: GeneVocab,
+    synthetic_cells: Callable[..., anndata.AnnData],
+    write: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """scFoundation's list has KIAA0100, CellFM's lists the newer BLTP2: whichever a file says, both models find it."""
+    both = Gene("BLTP2", ("ENSG00000007202",), ("KIAA0100",))
+    GeneTable(_with(both)).save(tmp_path / "own.tsv.gz")
+    monkeypatch.setenv("CELLFM_GENES", str(tmp_path / "own.tsv.gz"))
+    file = write(synthetic_cells(genes=[name, *vocab.symbols[1:]]), "named.h5ad")
+    assert not prepare([file], tmp_path / "named").failed
+    for num_genes, symbol in ((19_264, "KIAA0100"), (24_078, "BLTP2"), (27_855, "BLTP2")):
+        whole = GeneVocab.bundled(num_genes)
+        counts = read_cells(file, whole).counts.toarray()
+        assert (counts[:, whole.symbols.index(symbol)] == 1).all()
+        table = StoreTable(Store(tmp_path / "named"), whole)
+        np.testing.assert_array_equal(dense(table, np.arange(40)), counts)
+
+
+def _with(gene: Gene) -> list[Gene]:
+    """The bundled table, in which a gene has another entry."""
+    others = [one for one in GeneTable.load(BUNDLED).genes if not set(one.ensembl) & set(gene.ensembl)]
+    return [*others, gene]
 
 
 def test_filters_of_loading(store: Path, files: list[Path], vocab: GeneVocab) -> None:

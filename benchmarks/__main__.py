@@ -12,11 +12,12 @@ from pathlib import Path
 from benchmarks.report import RESULTS, show, stem_of, write
 from benchmarks.settings import DTYPES, Settings
 
-THEMES = ("retention", "train", "embed", "memory")
+THEMES = ("retention", "train", "embed", "memory", "scfoundation", "bulk")
 SCRIPTS = ("convert", "loader", "parity")
 """Benchmarks with options of their own; also runnable as ``python benchmarks/NAME.py``."""
 
-DEFAULT_REPEATS = {"embed": 24, "train": 7, "retention": 5, "memory": 1}
+DEFAULT_REPEATS = {"embed": 24, "train": 7, "retention": 5, "memory": 1, "scfoundation": 4, "bulk": 1}
+DEFAULT_MODEL = {"scfoundation": "scfoundation", "bulk": "scfoundation"}
 
 
 def lengths(text: str) -> tuple[int, ...]:
@@ -29,16 +30,24 @@ def parser() -> argparse.ArgumentParser:
     others = f"With options of their own: {', '.join(SCRIPTS)}."
     made = OneLineParser(prog="python -m benchmarks", description=__doc__, epilog=others)
     made.add_argument("theme", choices=THEMES)
-    made.add_argument("--peer", type=Path, help="a checkout of biomed-AI/CellFM-torch to run beside")
+    made.add_argument(
+        "--peer", type=Path, help="a checkout of biomed-AI/CellFM-torch, or of scFoundation, to run beside"
+    )
     made.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
-    made.add_argument("--model", default="80m", help="preset (default: 80m)")
+    made.add_argument("--model", help="preset (default: 80m, or scfoundation)")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="below float32 by autocast")
     made.add_argument("--repeats", type=int, help=f"turns (default: {DEFAULT_REPEATS})")
-    made.add_argument("--cells", type=int, help="of PBMC3k (default: all for embed, a batch per turn for train)")
+    made.add_argument(
+        "--cells",
+        type=int,
+        help="of PBMC3k (default: all for embed, a batch per turn for train, 12 per turn for scfoundation)",
+    )
     made.add_argument("--token-budget", type=int, default=16384, help="gene tokens per batch (default: 16384)")
     made.add_argument("--peer-cells", type=int, default=4, help="cells per call of the peer (default: 4)")
-    made.add_argument("--lengths", type=lengths, default=(), help="genes per cell, for retention and memory: 512,1024")
+    made.add_argument(
+        "--lengths", type=lengths, default=(), help="genes per cell, for retention, memory and bulk: 512,1024"
+    )
     made.add_argument("--threads", type=int, default=2, help="of a CPU (default: 2)")
     made.add_argument("--seed", type=int, default=0)
     return made
@@ -53,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         return subprocess.run([sys.executable, str(file), *arguments[1:]]).returncode
     given = vars(parser().parse_args(arguments))
     given["repeats"] = given["repeats"] or DEFAULT_REPEATS[given["theme"]]
+    given["model"] = given["model"] or DEFAULT_MODEL.get(given["theme"], "80m")
     settings = Settings(**given)
     try:
         run(settings)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks.settings import Settings
-from cellfm_torch import CellBatch, CellDataModule, CellFM, CellFMConfig
+from cellfm_torch import CellBatch, CellDataModule, CellFM, CellFMConfig, ScFoundation
 from cellfm_torch.model.embedder import CellEmbedder
 from cellfm_torch.paths import PBMC3K
 
@@ -30,7 +30,7 @@ def network_of(settings: Settings) -> CellFM:
     return network.to(settings.device)
 
 
-def batches_of(network: CellFM, settings: Settings, *, training: bool) -> list[CellBatch]:
+def batches_of(network: CellFM | ScFoundation, settings: Settings, *, training: bool) -> list[CellBatch]:
     """Read PBMC3k as the model's vocabulary maps it: all cells in order, or shuffled ones with targets."""
     with contextlib.redirect_stdout(io.StringIO()):  # the report of the cells kept is no part of the result
         module = CellDataModule(

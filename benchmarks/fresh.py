@@ -25,7 +25,7 @@ def run_fresh(kind: str, lengths: Sequence[int], settings: Any, **more: Any) -> 
     Parameters
     ----------
     kind
-        A key of ``KINDS``, or ``"retention"`` with ``mode=...``.
+        One that :func:`prepare` knows; ``"retention"`` with ``mode=...``.
     lengths
         Genes of each cell.
     settings
@@ -74,6 +74,10 @@ def prepare(job: dict[str, Any]) -> Callable[[], object]:
         few, many = (operands(n, settings) for n in ([64], job["lengths"]))
         run_mode(job["mode"], *few)
         return lambda: run_mode(job["mode"], *many)
+    if job["kind"].startswith("bulk"):
+        from benchmarks import bulk
+
+        return bulk.prepare(job["kind"], *job["lengths"], settings)
     network = cells.network_of(settings)
     batch = cells.synthetic(job["lengths"], num_genes=network.config.num_genes, device=settings.device)
     small = cells.synthetic([64, 32], num_genes=network.config.num_genes, device=settings.device)

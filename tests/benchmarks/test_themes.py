@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import embed, memory, retention, timing, train
+from benchmarks import bulk, embed, memory, retention, timing, train
 from benchmarks.__main__ import main
+from benchmarks.settings import Settings
 from cellfm_torch.model.config import PRESETS
+from cellfm_torch.model.scfoundation.config import PRESETS as SCFOUNDATION_PRESETS
 
 FIELDS = {"ratio_to_peer", "useful_utilisation", "max_error", "cells_per_second", "tokens_per_second", "matmul_rate"}
 FIELDS |= {"peak_memory_mb", "machine", "versions", "shapes", "settings", "rows", "notes"}
@@ -66,7 +69,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "MATMUL", (64, 32, 32))
     monkeypatch.setattr(embed, "peak_of", lambda *_: 7.0)
     monkeypatch.setattr(train, "peak_of", lambda *_: 7.0)
-    for theme in (retention, memory):
+    for theme in (retention, memory, bulk):
         monkeypatch.setattr(theme, "run_fresh", lambda *_, **__: {"start": 1e6, "peak": 5e6, "seconds": 1.0})
 
 
@@ -153,6 +156,85 @@ def test_memory(tmp_path: Path) -> None:
     assert len(measured) == 2 * 2 * 2 and found["peak_memory_mb"] == 5
     assert {row["cells"] for row in measured} == {1, 2}
     assert len(found["pictures"]) == 1
+
+
+# Our own network behind the names that the official code has; S and T come last in it.
+OFFICIAL = """
+import torch
+from cellfm_torch import ScFoundation, ScFoundationConfig
+from cellfm_torch.convert.scf_names import source_name
+
+def select_model(config):
+    encoder, decoder = config["encoder"], config["decoder"]
+    sizes = dict(num_genes=config["seq_len"] - 2, num_bins=config["bin_num"], bin_alpha=config["bin_alpha"])
+    for name, part in (("encoder", encoder), ("decoder", decoder)):
+        sizes |= {f"{name}_dim": part["hidden_dim"], f"{name}_layers": part["depth"], f"{name}_heads": part["heads"]}
+    return Official(ScFoundationConfig(decoder_head_dim=decoder["dim_head"], **sizes))
+
+class Official(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.inner = ScFoundation(config)
+
+    def load_state_dict(self, state, strict):
+        named = {name: state[source_name(name).removeprefix("model.")] for name in self.inner.state_dict()}
+        self.inner.load_state_dict(named)
+
+    def token_emb(self, x, output_weight):
+        return self.inner.value_enc(x[..., 0])
+
+    def pos_emb(self, ids):
+        return self.inner.gene_emb(ids)
+
+    def encoder(self, x, padding):
+        assert x.shape[:2] == padding.shape == (1, x.shape[1]) and not padding.any()
+        return SCALE * self.inner.encoder(x[0], lengths=[x.shape[1]])[None]
+
+SCALE = 1.0
+
+def gatherData(x, visible, pad):
+    return x[visible][None], x[visible][None] == pad
+"""
+
+
+@pytest.fixture
+def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setitem(SCFOUNDATION_PRESETS, "small", SCFOUNDATION_PRESETS["scfoundation-tiny"])
+    (tmp_path / "official" / "model").mkdir(parents=True)
+    (tmp_path / "official" / "model" / "load.py").write_text(OFFICIAL)
+    yield tmp_path / "official"
+    sys.modules.pop("load", None)
+
+
+def test_scfoundation(tmp_path: Path, official: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(tmp_path, "scfoundation", "--cells=5", "--repeats=2", f"--peer={official}", "--token-budget=8192")
+    exact, plain, peer = found["rows"]
+    # Two orders of the same float32 sums; the refusal itself is at 1e-4.
+    assert found["max_error"] == exact["max_error"] < 1e-5 and plain["max_error"] < 1e-5
+    assert exact["cells"] == plain["cells"] == peer["cells"] == 5 and peer["ratio_to_peer"] == 1
+    assert found["ratio_to_peer"] == exact["ratio_to_peer"] == exact["cells_per_second"] / peer["cells_per_second"]
+    del sys.modules["load"]
+    (official / "model" / "load.py").write_text(OFFICIAL.replace("SCALE = 1.0", "SCALE = 1.001"))
+    more = ["--cells=2", "--repeats=1", f"--output={tmp_path / 'out'}"]
+    assert main(["scfoundation", "--model=small", f"--peer={official}", *more]) == 2
+    assert "no speed is reported" in capsys.readouterr().err
+    for wrong, said in (
+        ([f"--peer={tmp_path}"], "no checkout of scFoundation"),
+        (["--repeats=3"], "at least one per turn"),
+    ):
+        assert main(["scfoundation", "--model=small", *more, *wrong]) == 2
+        assert said in capsys.readouterr().err
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_bulk(tmp_path: Path, official: Path) -> None:
+    found = run(tmp_path, "bulk", f"--peer={official}")
+    assert [row["tokens"] for row in found["rows"]] == [19_000] * 3 and found["peak_memory_mb"] == 5
+    settings = Settings(theme="bulk", model="small", peer=official)
+    for kind in bulk.KINDS:
+        made = bulk.prepare(kind, 50, settings)()
+        cell = made if isinstance(made, torch.Tensor) else made.encoding.cell
+        assert cell.shape == (1, 256) and cell.isfinite().all()
 
 
 def test_a_failed_compiler_is_no_measurement() -> None:

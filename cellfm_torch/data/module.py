@@ -234,8 +234,8 @@ class CellDataModule(TokenBudgetDataModule):
 
     @property
     def least_token_budget(self) -> int:
-        """Twice the longest cell."""
-        return 2 * int(self.predict_dataloader().sampler.lengths.max())
+        """Twice the longest cell, its targets among unexpressed genes included."""
+        return 2 * int(self._loader().sampler.lengths.max())
 
     def setup(self, stage: str | None = None) -> None:
         """Read the files and split the cells, once; every wrong option is found here, before anything is written."""

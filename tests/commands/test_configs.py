@@ -95,6 +95,18 @@ def test_half_precision_where_the_device_gains(
     assert composed(*overrides).trainer.precision == expected
 
 
+@pytest.mark.parametrize(("model", "budget"), [("tiny", 6144), ("scfoundation-tiny", 8192), ("scfoundation", 8192)])
+def test_the_main_job_fits_either_backbone(model: str, budget: int) -> None:
+    """The longest of the bundled cells fits twice, unexpressed targets included."""
+    cfg = composed("+experiment=pretrain", f"model={model}")
+    assert cfg.data.token_budget == budget
+    with torch.device("meta"):
+        spec = instantiate(cfg.model).input_spec
+    data = instantiate(cfg.data, _partial_=True)(input_spec=spec)
+    assert budget / 2 < data.least_token_budget <= budget
+    assert composed("+experiment=pretrain", f"model={model}", "data.token_budget=9000").data.token_budget == 9000
+
+
 def test_switches_reach_the_network() -> None:
     cfg = composed("task.zeros=true", "task.read_depth=true")
     spec = build(cfg)["network"].input_spec

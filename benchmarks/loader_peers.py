@@ -1,13 +1,14 @@
-"""Other ways to load the cells of an h5ad file, for ``benchmarks/loader.py``; each yields the number of cells of a batch.
+"""Other ways to load the cells of an h5ad file, for ``benchmarks/loader.py``; each yields the cells of its batches.
 
 They give raw rows, without a vocabulary, masks or values, so they have less to do than what they stand beside; only the
-route cell by cell makes what the model eats. ``python benchmarks/loader_peers.py FILE FOLDER SECONDS`` measures annbatch
-alone, which needs Python 3.12: it is run by another interpreter.
+route cell by cell makes what the model eats. annbatch needs Python 3.12 and is run by another interpreter, as
+``python benchmarks/loader_peers.py FILE FOLDER SECONDS``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -114,14 +115,15 @@ def make_scdl(file: Path, folder: Path) -> float:
     from bionemo.scdl.io.single_cell_memmap_dataset import SingleCellMemMapDataset
 
     began = time.perf_counter()
-    SingleCellMemMapDataset(str(folder), h5ad_path=str(file))
+    SingleCellMemMapDataset(str(folder), h5ad_path=str(file), use_X_not_raw=True)
     return time.perf_counter() - began
 
 
 def with_annbatch(python: str, file: Path, folder: Path, seconds: float) -> dict[str, float]:
     """Measure annbatch in another interpreter, on the cores of this process."""
     command = [python, __file__, str(file), str(folder), str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise ImportError(done.stderr.strip().splitlines()[-1])
     return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -199,6 +199,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         found["cells per second"][f"{cores} core{'s' * (cores > 1)}"] = {
             route: each for route, each in rates.items() if each
         }
+    for name in ("scdl", "annbatch"):
+        if files := [path for path in (folder / name).rglob("*") if path.is_file()]:
+            found[f"bytes per cell, {name}"] = sum(path.stat().st_size for path in files) / options.cells
     first = next(iter(found["cells per second"].values()))
     found["cells_per_second"] = float(np.median(first["store"]))
     found["ratio_to_peer"] = float(np.median(np.divide(first["store"], first["cell by cell, in memory"])))
@@ -230,7 +233,8 @@ def table(found: dict[str, Any]) -> str:
         )
     for name in ("BioNeMo-SCDL", "annbatch"):
         if (speed := found.get(f"conversion by {name}, cells per second")) is not None:
-            lines += ["", f"Conversion by {name}: {speed:,.0f} cells/s."]
+            size = found[f"bytes per cell, {'scdl' if name == 'BioNeMo-SCDL' else name}"]
+            lines += ["", f"Conversion by {name}: {speed:,.0f} cells/s, {size:,.0f} bytes per cell."]
     for kind, bits in found["label entropy of 64 cells, bits"].items():
         lines += ["", f"Label entropy of 64 cells, {kind}: " + ", ".join(f"{k} {v:.3f}" for k, v in bits.items()) + "."]
     for name, why in found["not measured"].items():

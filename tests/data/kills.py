@@ -165,12 +165,11 @@ def kill_preparing(folder: Path, *, seed: int, files: int = 12, command: bool = 
         yield finished
 
 
-def module(store: Path, workers: int) -> CellDataModule:
-    """A data module whose epochs have some hundred batches."""
+def module(path: Path | list[Path], workers: int) -> CellDataModule:
+    """A data module of a store or of streamed files, whose epochs have some hundred batches."""
     spec = InputSpec(genes=GeneVocab.bundled(27855).symbols, max_genes=400, read_depth=True)
-    return CellDataModule(
-        store, input_spec=spec, min_genes=10, token_budget=2000, fetch_cells=128, num_workers=workers, val_fraction=0.05
-    )
+    options = {"min_genes": 10, "token_budget": 2000, "fetch_cells": 128, "val_fraction": 0.05, "block_size": 8}
+    return CellDataModule(path, input_spec=spec, num_workers=workers, stream=True, **options)
 
 
 def record(batch: Any) -> list[Any]:
@@ -179,9 +178,9 @@ def record(batch: Any) -> list[Any]:
     return [batch.cell_index.tolist(), hidden, float(batch.values.double().sum())]
 
 
-def load(store: Path, journal: Path, workers: int, epochs: int) -> None:
+def load(path: Path | list[Path], journal: Path, workers: int, epochs: int) -> None:
     """Go through epochs, one line in the journal per batch, from where the journal ends."""
-    loader = module(store, workers).train_dataloader()
+    loader = module(path, workers).train_dataloader()
     lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
     if lines and not lines[-1].endswith(b"\n"):
         os.truncate(journal, sum(map(len, lines[:-1])))
@@ -197,21 +196,24 @@ def load(store: Path, journal: Path, workers: int, epochs: int) -> None:
                 file.write(json.dumps(line).encode() + b"\n")
 
 
-def kill_loading(folder: Path, *, seed: int, epochs: int = 2) -> Iterator[list[int]]:
-    """Load epochs of a store under kills, again and again; yields the batches done at each kill of a run."""
+def kill_loading(folder: Path, *, seed: int, epochs: int = 2, streamed: bool = False) -> Iterator[list[int]]:
+    """Load epochs of a store, or of streamed files, under kills; yields the batches done at each kill of a run."""
     rng = random.Random(seed)
-    store = folder / "store"
-    quietly(make_files(folder, 20), store)
+    files = make_files(folder, 20)
+    path: Path | list[Path] = files if streamed else folder / "store"
+    if not streamed:
+        quietly(files, folder / "store")
+    load(path, folder / "first.jsonl", 0, 1)  # loads and compiles what later runs find ready
     began = time.monotonic()
-    load(store, folder / "plain.jsonl", 0, epochs)
+    load(path, folder / "plain.jsonl", 0, epochs)
     lasts = time.monotonic() - began
     expected = [json.loads(line) for line in (folder / "plain.jsonl").read_text().splitlines()]
-    cells = module(store, 0).train_cells
+    cells = module(path, 0).train_cells
     while True:
         journal = folder / "killed.jsonl"
         journal.unlink(missing_ok=True)
         done = []
-        while not run_and_kill(partial(load, store, journal, rng.choice([0, 2]), epochs), rng.uniform(0, 0.6 * lasts)):
+        while not run_and_kill(partial(load, path, journal, rng.choice([0, 2]), epochs), rng.uniform(0, 0.6 * lasts)):
             done.append(journal.read_bytes().count(b"\n") if journal.exists() else 0)
         seen = [json.loads(line) for line in journal.read_text().splitlines()]
         for epoch in range(epochs):
@@ -234,6 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="of each of the two")
     parser.add_argument("--commands", type=int, default=20, help="of those of preparing, kills of the real command")
+    parser.add_argument("--streamed", type=int, default=100, help="kills of loading from files that stay on disk")
     parser.add_argument("--journal", type=Path, help="file of rounds to go on with")
     options = parser.parse_args()
     lines = options.journal.read_text().splitlines() if options.journal and options.journal.exists() else []
@@ -242,19 +245,20 @@ def main() -> None:
         ("preparing", options.kills - options.commands, kill_preparing),
         ("preparing, command", options.commands, partial(kill_preparing, command=True)),
         ("loading", options.kills, kill_loading),
+        ("loading, streamed", options.streamed, partial(kill_loading, streamed=True)),
     ):
         before = [one["at"] for one in rounds if one["what"] == what]
         with tempfile.TemporaryDirectory() as name:
             for at in until(run(Path(name), seed=len(before)), kills - sum(map(len, before))):
                 rounds.append({"what": what, "at": at})
                 killed = sum(len(one["at"]) for one in rounds if one["what"] == what)
-                print(f"{what}: {killed} of {kills} kills", flush=True)
+                print(f"{what}: {killed} of {kills} kills", file=sys.stderr, flush=True)
                 if options.journal:
                     with options.journal.open("a") as journal:
                         journal.write(json.dumps(rounds[-1]) + "\n")
     for what in dict.fromkeys(one["what"] for one in rounds):
         own = [one["at"] for one in rounds if one["what"] == what]
-        kills, done = sum(map(len, own)), "batches" if what == "loading" else "sources"
+        kills, done = sum(map(len, own)), "batches" if what.startswith("loading") else "sources"
         most = max(map(max, filter(None, own)))
         print(
             f"{what}: {kills} kills in {len(own)} rounds, each with 0 to {most} {done} done; nothing lost or repeated"

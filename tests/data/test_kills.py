@@ -16,8 +16,9 @@ def test_preparing(tmp_path: Path) -> None:
     assert sum(map(len, until(kill_preparing(tmp_path, seed=1, files=5), 6))) >= 6
 
 
-def test_loading(tmp_path: Path) -> None:
-    assert sum(map(len, until(kill_loading(tmp_path, seed=1), 5))) >= 5
+@pytest.mark.parametrize("streamed", [False, True])
+def test_loading(tmp_path: Path, streamed: bool) -> None:
+    assert sum(map(len, until(kill_loading(tmp_path, seed=1, streamed=streamed), 4))) >= 4
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:

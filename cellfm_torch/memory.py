@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +17,31 @@ HEAD_ROOM = 0.1
 CPU_FRAGMENTATION = 1.5
 """Process memory over the bytes of tensors alive, at worst: 1.01 to 1.5 was measured in training steps of 250 MB to
 4 GB. The C library keeps freed blocks below 32 MB on its heap."""
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
+
+
+def keep_freed_memory(keep: bool = True) -> bool:
+    """Let the C library keep the memory of freed tensors for the next ones, or give it back to the system.
+
+    By default glibc takes every block above 32 MB from the system and gives it back when it is freed, so that each page
+    of each large tensor is mapped and cleared again. A training step of the 80M model on 8,000 tokens took 1.6 times as
+    long that way, and half the memory (glibc 2.36).
+
+    Returns
+    -------
+    bool
+        False where the C library is another one, and nothing has changed.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_MAX, 0 if keep else 65_536)
+    libc.mallopt(_M_TRIM_THRESHOLD, -1 if keep else 64 << 20)
+    if not keep:
+        libc.malloc_trim(0)
+    return True
 
 
 def _cgroup_limits(root: Path) -> list[tuple[int, int]]:
@@ -53,6 +81,12 @@ def _system(name: str, root: Path) -> int:
 def total_memory(*, root: Path = Path("/")) -> int:
     """Return the bytes of the machine's memory, or of a container's limit where that is less."""
     return min([_system("MemTotal", root), *(most for most, _ in _cgroup_limits(root))])
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has had in memory so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
 
 
 def available_memory(device: torch.device | str = "cpu", *, root: Path = Path("/")) -> int:

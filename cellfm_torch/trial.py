@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -80,7 +80,7 @@ class StepTrial:
 
     @cached_property
     def _epoch(self) -> tuple[Any, Any, NDArray[np.int64]]:
-        """Loader, plan and tokens (n,) of a batch of all the cells this rank has in an epoch."""
+        """Loader, plan and tokens (n,) of a batch of all the cells that this rank reads first in an epoch."""
         before, self.data.token_budget = self.data.token_budget, sys.maxsize
         try:
             loader = self.data.train_dataloader()
@@ -91,14 +91,14 @@ class StepTrial:
 
     @property
     def epoch_tokens(self) -> int:
-        """Tokens of all the cells this rank has in an epoch."""
+        """Tokens of all the cells that this rank reads first: no batch has more, as none spans two reads."""
         return int(self._epoch[2].sum())
 
     def batch(self, tokens: int) -> Any:
         """Return training cells of at most so many tokens, one at least, as a batch on the device."""
         loader, plan, lengths = self._epoch
         cells = max(1, int(np.searchsorted(np.cumsum(lengths), tokens, side="right")))
-        return loader.dataset[replace(plan, cells=plan.cells[:cells])].to(self.device)
+        return loader.dataset.batch(plan.cells[:cells], plan.passes[:cells]).to(self.device)
 
     def run(self, batch: Any, *, ledger: Ledger | None = None) -> None:
         """Do the step, within `ledger`. Gradients are dropped at its end."""

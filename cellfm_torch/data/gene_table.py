@@ -1,8 +1,7 @@
 """Which names a gene goes by: approved symbol, previous symbols, aliases, Ensembl ids.
 
-The bundled table knows the genes of the published vocabularies and the names that their Ensembl ids had in several
-releases. HGNC's complete set, which users download themselves (genenames.org), adds aliases and everything else; it is
-compiled once by ``cellfm genes build`` and found again from then on.
+The bundled table knows symbols and Ensembl ids. HGNC's complete set, which users download themselves (genenames.org),
+adds previous symbols and aliases; it is compiled once by ``cellfm genes build`` and found again from then on.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cellfm_torch.model.inference import InBytes, Segments, after_retention, exactly, gated, last_layer
+from cellfm_torch.model.inference import InBytes, Segments, exactly, gated, last_layer, whole_layer
 from cellfm_torch.model.layers import RetentionLayer
 from cellfm_torch.model.lora import merge_lora
 from cellfm_torch.ops.gate import norm_gate
@@ -111,7 +111,8 @@ class CellEmbedder:
         else:
             x = self._first_layer(layers[0], ids, values, prefix, shape)
         for layer in layers[1:-1]:
-            x = after_retention(layer, x, gated(layer, x, shape, self.multiply), self.multiply)
+            y = gated(layer, x, shape, self.multiply)
+            x = whole_layer(layer, x, y, shape.genes.num_tokens, self.multiply)
         return last_layer(layers[-1], x, shape, self.multiply)
 
     def _tokens(self, ids: Tensor, values: Tensor) -> Tensor:
@@ -145,7 +146,7 @@ class CellEmbedder:
         o = shape.read(q, state, retention.num_heads)
         gate = torch.cat(project(3, retention.u_proj))
         x = torch.cat([self._tokens_of(ids, embedded, which), prefix])
-        return after_retention(layer, x, norm_gate(o, gate), self.multiply)
+        return whole_layer(layer, x, norm_gate(o, gate), shape.genes.num_tokens, self.multiply)
 
 
 def blocks(offsets: list[int], size: int) -> list[tuple[int, int]]:

@@ -1,5 +1,8 @@
 """ERetNet's layers without gradients, for tokens of a block of cells: whole, or for the sake of cls alone.
 
+A `Multiply` that rounds is for the gene tokens, whose rounding evens out in each cell's sums. The few prefix tokens are
+multiplied exactly: cls is what is read in the end, through every layer's residual.
+
 Shapes: B cells, N gene tokens of all cells, P prefix tokens per cell, D width, H heads, K head dim.
 """
 
@@ -94,10 +97,11 @@ class Segments:
 def gated(layer: RetentionLayer, x: Tensor, shape: Segments, multiply: Multiply) -> Tensor:
     """Return what Wo of a layer's retention is given: normed retention times gate, (N + B P, D)."""
     retention, genes = layer.retention, shape.genes.num_tokens
-    q, k, v, u = multiply(x, retention.q_proj, retention.k_proj, retention.v_proj, retention.u_proj)
-    q, k = F.relu_(q), F.relu_(k)
-    state = shape.state([k[:genes], k[genes:]], (v[:genes], v[genes:]), retention.num_heads)
-    return norm_gate(shape.read([q[:genes], q[genes:]], state, retention.num_heads), u)
+    dense = retention.q_proj, retention.k_proj, retention.v_proj, retention.u_proj
+    (q, k, v, u), of_prefix = multiply(x[:genes], *dense), exactly(x[genes:], *dense)
+    qs, ks, vs = [F.relu_(q), F.relu_(of_prefix[0])], [F.relu_(k), F.relu_(of_prefix[1])], (v, of_prefix[2])
+    state = shape.state(ks, vs, retention.num_heads)
+    return norm_gate(shape.read(qs, state, retention.num_heads), torch.cat([u, of_prefix[3]]))
 
 
 def after_retention(layer: RetentionLayer, x: Tensor, gated: Tensor, multiply: Multiply) -> Tensor:
@@ -108,6 +112,14 @@ def after_retention(layer: RetentionLayer, x: Tensor, gated: Tensor, multiply: M
     (out,) = multiply(u.mul_(v), layer.glu.o_proj)
     normed: Tensor = layer.norm2(out.add_(x, alpha=layer.alpha))
     return normed
+
+
+def whole_layer(layer: RetentionLayer, x: Tensor, gated: Tensor, genes: int, multiply: Multiply) -> Tensor:
+    """Finish a layer on the tokens of a block, (N + B P, D), of which the first `genes` are genes."""
+    if multiply is exactly:
+        return after_retention(layer, x, gated, exactly)
+    parts = ((slice(genes), multiply), (slice(genes, None), exactly))
+    return torch.cat([after_retention(layer, x[part], gated[part], how) for part, how in parts])
 
 
 def last_layer(layer: RetentionLayer, x: Tensor, shape: Segments, multiply: Multiply) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cellfm_torch.ledger import Ledger
-from cellfm_torch.memory import available_memory, largest
+from cellfm_torch.memory import available_memory, largest, total_memory
 
 MB = 250_000  # float32 numbers
 
@@ -82,6 +82,15 @@ def fake_system(root: Path, *, available_kb: int, cgroup: str = "", files: dict[
 def test_available_memory(tmp_path: Path, cgroup: str, files: dict[str, str], expected: int) -> None:
     root = fake_system(tmp_path, available_kb=8000, cgroup=cgroup, files=files)
     assert available_memory(root=root) == expected
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("max", 8_192_000), ("5000000", 5_000_000)])
+def test_total_memory(tmp_path: Path, limit: str, expected: int) -> None:
+    files = {"memory.max": limit, "memory.current": "1000"}
+    root = fake_system(tmp_path, available_kb=100, cgroup="0::/\n", files=files)
+    (root / "proc" / "meminfo").write_text("MemTotal: 8000 kB\nMemAvailable: 100 kB\n")
+    assert total_memory(root=root) == expected
+    assert total_memory(root=tmp_path / "other") > 10**7  # no /proc: what the system says
 
 
 def test_available_memory_of_this_machine(tmp_path: Path) -> None:

@@ -80,15 +80,10 @@ def read_cells(path: PathLike | Iterable[PathLike], vocab: GeneVocab, **options:
         If a file is missing, damaged, without counts or without genes of the vocabulary, or no cell is left.
     """
     read = ReadOptions(**options)
-    parts = [_read_file(entry, vocab, read) for entry in _told_apart(find_inputs(path))]
+    parts = [read_file(entry, vocab, read) for entry in told_apart(find_inputs(path))]
     reports = tuple(report for part in parts for report in part.reports)
     if sum(len(part) for part in parts) == 0:
-        reasons: Counter[str] = Counter()
-        for report in reports:
-            reasons.update(report.dropped)
-        why = "; ".join(f"{n:,} {reason}" for reason, n in reasons.items())
-        where = reports[0].file if len(reports) == 1 else f"{len(reports)} files"
-        raise UserError(f"{where}: no cell is left ({why}): change data.min_genes or data.max_genes")
+        raise none_left(reports)
     return Cells(
         counts=sp.vstack([part.counts for part in parts], format="csr"),
         totals=np.concatenate([part.totals for part in parts]),
@@ -97,14 +92,25 @@ def read_cells(path: PathLike | Iterable[PathLike], vocab: GeneVocab, **options:
     )
 
 
-def _told_apart(entries: list[Input]) -> list[Input]:
+def none_left(reports: tuple[ReadReport, ...]) -> UserError:
+    """Return the error of files of which no cell passes the filters."""
+    reasons: Counter[str] = Counter()
+    for report in reports:
+        reasons.update(report.dropped)
+    why = "; ".join(f"{n:,} {reason}" for reason, n in reasons.items())
+    where = reports[0].file if len(reports) == 1 else f"{len(reports)} files"
+    return UserError(f"{where}: no cell is left ({why}): change data.min_genes or data.max_genes")
+
+
+def told_apart(entries: list[Input]) -> list[Input]:
     """Give whole paths as names where files of the same name lie in several folders."""
     if len({entry.path.name for entry in entries}) == len(entries):
         return entries
     return [Input(entry.path, {SOURCE_COLUMN: str(entry.path)} | entry.obs) for entry in entries]
 
 
-def _read_file(entry: Input, vocab: GeneVocab, options: ReadOptions) -> Cells:
+def read_file(entry: Input, vocab: GeneVocab, options: ReadOptions) -> Cells:
+    """Read one file; there may be no cell left."""
     counts, totals, quality, kept = [], [], [], []
     with open_source(entry.path, vocab, options, obs=entry.obs) as source:
         for block in source.blocks():

@@ -13,7 +13,7 @@ from benchmarks.report import RESULTS, show, stem_of, write
 from benchmarks.settings import DTYPES, Settings
 
 THEMES = ("retention", "train", "embed", "memory", "scfoundation", "bulk")
-SCRIPTS = ("convert", "loader", "parity")
+SCRIPTS = ("atlas", "convert", "loader", "parity")
 """Benchmarks with options of their own; also runnable as ``python benchmarks/NAME.py``."""
 
 DEFAULT_REPEATS = {"embed": 24, "train": 7, "retention": 5, "memory": 1, "scfoundation": 4, "bulk": 1}
@@ -49,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
         "--lengths", type=lengths, default=(), help="genes per cell, for retention, memory and bulk: 512,1024"
     )
     made.add_argument("--threads", type=int, default=2, help="of a CPU (default: 2)")
+    made.add_argument(
+        "--keep-memory", action="store_true", help="as cellfm train on a CPU: reuse freed memory, of all sides alike"
+    )
     made.add_argument("--seed", type=int, default=0)
     return made
 
@@ -78,15 +81,20 @@ def run(settings: Settings) -> Path:
 
     from benchmarks.machine import hardware_slug
     from cellfm_torch.errors import UserError
+    from cellfm_torch.memory import keep_freed_memory
 
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: there is no GPU here")
     torch.set_num_threads(settings.threads)
+    if settings.keep_memory and not keep_freed_memory():
+        raise UserError("--keep-memory: the C library here is not glibc")
     folder = settings.output or RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     load = os.getloadavg()[0]  # what others do on this machine; afterwards it is our own
     found = importlib.import_module(f"benchmarks.{settings.theme}").measure(settings)
     found["machine"]["load_average_before"] = load
+    if settings.keep_memory:
+        found["notes"].append("Freed memory was kept for the next tensors (KeepFreedMemory), for all sides alike.")
     stem = stem_of(settings.theme, hardware_slug(settings.device), folder)
     draw = found.pop("draw", None)
     if draw is not None:

@@ -32,7 +32,8 @@ def run_fresh(kind: str, lengths: Sequence[int], settings: Any, **more: Any) -> 
         Of this run.
     """
     job = {"kind": kind, "lengths": list(lengths), "model": settings.model, "device": settings.device}
-    job |= {"dtype": settings.dtype, "threads": settings.threads, "seed": settings.seed, **more}
+    job |= {"dtype": settings.dtype, "threads": settings.threads, "seed": settings.seed}
+    job |= {"keep_memory": settings.keep_memory, **more}
     if settings.peer is not None:
         job["peer"] = str(settings.peer)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -127,8 +128,11 @@ def watch(job: dict[str, Any]) -> dict[str, Any]:
 
     from benchmarks.machine import sampled
     from benchmarks.timing import seconds_of
+    from cellfm_torch.memory import keep_freed_memory
 
     torch.set_num_threads(job["threads"])
+    if job["keep_memory"]:
+        keep_freed_memory()
     if job["device"] == "cuda":
         call = prepare(job)
         torch.cuda.synchronize()

@@ -79,9 +79,11 @@ class OfficialScFoundation:
         folder = checkout / "model"
         if not (folder / "load.py").is_file():
             raise UserError(f"--peer {checkout}: no checkout of scFoundation (it has no model/load.py)")
-        if importlib.util.find_spec("local_attention") is None:
+        if "local_attention" not in sys.modules and importlib.util.find_spec("local_attention") is None:
             # Imported there for a kind of attention that the published network does not have.
-            sys.modules["local_attention"] = types.SimpleNamespace(LocalAttention=None)  # type: ignore[assignment]
+            stand_in = types.ModuleType("local_attention")
+            stand_in.LocalAttention = None  # type: ignore[attr-defined]
+            sys.modules["local_attention"] = stand_in
         sys.path.insert(0, str(folder))
         try:
             self.code: Any = importlib.import_module("load")

@@ -25,6 +25,7 @@ class Settings:
     repeats: int = 12
     cells: int | None = None
     token_budget: int = 16384
+    keep_memory: bool = False
     peer: Path | None = None
     peer_cells: int = 4
     lengths: tuple[int, ...] = ()

@@ -1,8 +1,8 @@
 """Lightning callbacks that know nothing of our tasks: they work with any LightningModule, of either Lightning package.
 
 Throughput measures and BackboneFreezer freezes; EmbeddingWriter saves predictions (:mod:`.embedding_writer`);
-UMAPPicture and LossCurve draw (:mod:`.picture_callbacks`); ActivationCheckpointing, TokenBudgetFinder and
-MatmulPrecision fit training to the device (:mod:`.memory_callbacks`).
+UMAPPicture and LossCurve draw (:mod:`.picture_callbacks`); ActivationCheckpointing, TokenBudgetFinder, MatmulPrecision
+and KeepFreedMemory fit training to the device (:mod:`.memory_callbacks`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,19 @@ from torch import Tensor, nn
 
 from cellfm_torch.embedding_writer import EmbeddingWriter
 from cellfm_torch.errors import UserError, nearest
-from cellfm_torch.memory_callbacks import ActivationCheckpointing, MatmulPrecision, TokenBudgetFinder
+from cellfm_torch.memory_callbacks import (
+    ActivationCheckpointing,
+    KeepFreedMemory,
+    MatmulPrecision,
+    TokenBudgetFinder,
+)
 from cellfm_torch.picture_callbacks import LossCurve, UMAPPicture
 
 __all__ = [
     "ActivationCheckpointing",
     "BackboneFreezer",
     "EmbeddingWriter",
+    "KeepFreedMemory",
     "LossCurve",
     "MatmulPrecision",
     "Throughput",

@@ -19,8 +19,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 GENES_PER_CELL = 817
 """Median of PBMC3k."""
 
-UTILISATION = {"embedding": 0.95, "training": 0.8}
-"""Useful utilisation reached by the 80M network, float32, cells of 817 genes, on two CPU cores; see benchmarks/."""
+REACHED = {"cpu": {"embedding": 1.6, "training": 1.0}, "cuda": {"embedding": 0.5, "training": 0.5}}
+"""Arithmetic done per second over that of a plain matrix product. On a CPU as the 80M network reached on two cores in
+float32 (oneDNN is faster than the plain product), see benchmarks/results; for CUDA an assumption."""
 
 MATMUL = (4096, 1536, 6144)
 """Shape of the product whose rate utilisation refers to."""
@@ -62,6 +63,14 @@ def network_config(model: str, changes: Sequence[str]) -> Any:
         except ValueError:
             raise UserError(f"{change}: must be a number, true or false") from None
     return CellFMConfig(**values)
+
+
+def usual_utilisation(config: Any, device: str) -> dict[str, float]:
+    """Return the useful utilisation to expect: embedding leaves out much of the arithmetic that counts as useful."""
+    from cellfm_torch.model.cost import embedding_share
+
+    reached = REACHED[device]
+    return {"embedding": reached["embedding"] / embedding_share(config), "training": reached["training"]}
 
 
 def measured_rate(device: Any, dtype: Any, *, repeats: int = 3) -> float:
@@ -108,7 +117,8 @@ def estimate(
     rate
         Operations per second of a plain matrix product on the device meant.
     utilisation
-        Share of the rate that useful arithmetic reaches, for ``"embedding"`` and ``"training"``.
+        Share of the rate that useful arithmetic reaches, for ``"embedding"`` and ``"training"``; by default
+        :func:`usual_utilisation` of a CPU, or of CUDA where `rate` is given.
 
     Returns
     -------
@@ -137,7 +147,7 @@ def estimate(
         "training": cost.training_operations_per_token(config, checkpointed=checkpointed),
     }
     speed = rate or measured_rate(where, kind)
-    share = utilisation or UTILISATION
+    share = utilisation or usual_utilisation(config, "cpu" if where.type == "cpu" and not rate else "cuda")
     plain = {"embedding": operations["embedding"], "training": cost.training_operations_per_token(config)}
     # Recomputing is no useful arithmetic: it takes time, and does not count.
     seconds = {name: operations[name] * per_cell / (share[name] * speed) for name in operations}
@@ -215,7 +225,7 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
         device=device,
         checkpointed=min(int(layers), config.num_layers),
         rate=given.rate and given.rate * 1e12,
-        utilisation=given.utilisation and dict.fromkeys(UTILISATION, given.utilisation),
+        utilisation=given.utilisation and dict.fromkeys(("embedding", "training"), given.utilisation),
     )
 
 

@@ -58,7 +58,9 @@ def table_of(result: dict[str, Any], *, title: str) -> Table:
     row("rate of products", rate, f"measured on {where}" if where else "as given")
     for name in ("embedding", "training"):
         speed = result["cells_per_second"][name]
-        row(f"expected, {name}", f"{speed:.3g} cells/s", f"at a useful utilisation of {result['utilisation'][name]:g}")
+        row(
+            f"expected, {name}", f"{speed:.3g} cells/s", f"at a useful utilisation of {result['utilisation'][name]:.3g}"
+        )
     return table
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from cellfm_torch.checkpointing import check_policy, checkpoint_layers
 from cellfm_torch.errors import UserError, nearest
-from cellfm_torch.memory import HEAD_ROOM, available_memory, largest
+from cellfm_torch.memory import HEAD_ROOM, available_memory, keep_freed_memory, largest, peak_memory
 from cellfm_torch.trial import StepTrial
 
 
@@ -105,6 +105,52 @@ class ActivationCheckpointing(Callback):
 def _least(data: Any) -> int:
     """Smallest budget the data module takes."""
     return int(data.least_token_budget)
+
+
+class KeepFreedMemory(Callback):
+    """On a CPU, let tensors take over the memory of the last step's: up to 1.6 times the speed, twice the memory.
+
+    Begins after the first step, where there is room for it, and ends when the memory runs low; the numbers stay the
+    same. Nothing happens on a GPU, and where the C library is not glibc.
+
+    Parameters
+    ----------
+    room
+        Free memory in multiples of what the process has taken at its peak so far, at least; half of that from then on.
+
+    Attributes
+    ----------
+    kept : bool or None
+        Whether it does so now; None before the first step.
+    """
+
+    def __init__(self, room: float = 3.0) -> None:
+        if not room > 0:
+            raise UserError(f"callbacks.keep_freed_memory.room={room}: must be above 0 (or null for the callback)")
+        self.room = room
+        self.kept: bool | None = None
+        self._least = 0.0
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Begin, or end."""
+        if self.kept is None:
+            taken = peak_memory()
+            on_cpu = trainer.strategy.root_device.type == "cpu"
+            free = available_memory() / trainer.num_devices if on_cpu else 0.0
+            self._least = self.room / 2 * taken
+            self.kept = free > self.room * taken and keep_freed_memory()
+        elif self.kept and available_memory() < self._least:
+            self._end()
+
+    def _end(self) -> None:
+        if self.kept:
+            keep_freed_memory(False)
+        self.kept = False
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Give the memory back."""
+        self._end()
+        self.kept = None
 
 
 class TokenBudgetFinder(Callback):

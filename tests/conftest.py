@@ -1,10 +1,12 @@
-"""Options of the comparison with a recording of the official network; they must be known wherever pytest is started."""
+"""Memory that a call takes; and options of the comparison with a recording, known wherever pytest is started."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,3 +33,22 @@ def pytest_configure(config: pytest.Config) -> None:
         path = config.getoption(option)
         if path and not path.exists():
             raise pytest.UsageError(f"{option} {path}: no such file or folder")
+
+
+@pytest.fixture
+def peak_bytes() -> Callable[[Callable[[], object]], int]:
+    """Measure the most memory that a call has allocated at a time, counted allocation by allocation (CPU)."""
+
+    def measure(call: Callable[[], object]) -> int:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            kept = call()
+        del kept
+        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+        assert events
+        now = most = 0
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            now += event.nbytes()
+            most = max(most, now)
+        return most
+
+    return measure

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cellfm_torch import CellFM, CellFMConfig, PretrainTask
-from cellfm_torch.callbacks import ActivationCheckpointing, MatmulPrecision, TokenBudgetFinder
+from cellfm_torch.callbacks import ActivationCheckpointing, KeepFreedMemory, MatmulPrecision, TokenBudgetFinder
 from cellfm_torch.data.module import CellDataModule
 from cellfm_torch.errors import UserError
 from cellfm_torch.memory import HEAD_ROOM
@@ -262,3 +262,38 @@ def test_precision_of_products_is_for_cuda_and_for_the_run() -> None:
     assert torch.get_float32_matmul_precision() == "highest"
     with pytest.raises(UserError, match="did you mean 'high'"):
         MatmulPrecision("hihg")
+
+
+def test_freed_memory_is_kept_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, asked = [31e9], []
+    monkeypatch.setattr("cellfm_torch.memory_callbacks.available_memory", lambda: free[0])
+    monkeypatch.setattr("cellfm_torch.memory_callbacks.peak_memory", lambda: 5e9)
+    monkeypatch.setattr("cellfm_torch.memory_callbacks.keep_freed_memory", lambda keep=True: asked.append(keep) or True)
+
+    def steps(callback: KeepFreedMemory, kind: str = "cpu") -> list[bool]:
+        place = types.SimpleNamespace(root_device=torch.device(kind))
+        run = types.SimpleNamespace(strategy=place, num_devices=2)  # two processes share the free memory
+        callback.on_train_batch_end(run, None, None, None, 0)
+        said, asked[:] = list(asked), []
+        return said
+
+    callback = KeepFreedMemory(room=3.0)
+    assert steps(callback) == [True] and callback.kept
+    free[0] = 8e9
+    assert steps(callback) == []  # above half of the room
+    free[0] = 7e9
+    assert steps(callback) == [False] and not callback.kept
+    free[0] = 31e9
+    assert steps(callback) == []  # for good
+    callback.teardown(None, None, "fit")
+    assert callback.kept is None and asked == []
+
+    free[0] = 29e9
+    assert steps(KeepFreedMemory(room=3.0)) == []
+    free[0] = 31e9
+    assert steps(KeepFreedMemory(room=3.0), "cuda") == []
+    assert steps(callback) == [True]
+    callback.teardown(None, None, "fit")
+    assert asked == [False]
+    with pytest.raises(UserError, match="must be above 0"):
+        KeepFreedMemory(0)

@@ -1,4 +1,4 @@
-"""The cells that ``data.path`` stands for: of files read into memory, of prepared stores, or of both.
+"""The cells that ``data.path`` stands for: of files, of prepared stores, or of both.
 
 Shapes: n cells of all parts together, P parts.
 """
@@ -17,14 +17,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from rich.console import Console
 
+from cellfm_torch.data.file_parts import FilePart, StreamedPart
 from cellfm_torch.data.files import PathLike
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.reader import Cells
-from cellfm_torch.data.report import print_report
 from cellfm_torch.data.source import SOURCE_COLUMN
 from cellfm_torch.data.store import Store, is_store, join_columns
 from cellfm_torch.data.store_table import StoreTable
-from cellfm_torch.data.table import CellTable, JoinedTable, MemoryTable
+from cellfm_torch.data.table import CellTable, JoinedTable
 from cellfm_torch.errors import UserError
 
 
@@ -39,20 +39,6 @@ class Part(Protocol):
 
     def column(self, name: str) -> pd.Series:
         """Return an annotation of the part's cells."""
-
-
-class FilePart:
-    """Cells of files, in memory."""
-
-    def __init__(self, cells: Cells) -> None:
-        self.cells = cells
-        self.table = MemoryTable(cells.counts)
-        self.columns = [str(name) for name in cells.obs.columns]
-        rank_zero_only(print_report)(cells.reports)
-
-    def column(self, name: str) -> pd.Series:
-        """Return an annotation."""
-        return self.cells.obs[name]
 
 
 class StorePart:
@@ -119,8 +105,8 @@ class Collection:
     def obs(self) -> pd.DataFrame:
         """All annotations, n rows."""
         only = self.parts[0]
-        if len(self.parts) == 1 and isinstance(only, FilePart):
-            return only.cells.obs
+        if len(self.parts) == 1 and isinstance(only, FilePart | StreamedPart):
+            return only.obs
         return pd.DataFrame({name: self.column(name) for name in self.columns})
 
     def cells(self) -> Cells:
@@ -129,18 +115,21 @@ class Collection:
         Raises
         ------
         UserError
-            If some are in a prepared store.
+            If some are on disk.
         """
-        if len(self.parts) > 1 or not isinstance(self.parts[0], FilePart):
-            raise UserError("the cells of a prepared store are not held in memory: give the files it was made from")
-        return self.parts[0].cells
+        only = self.parts[0]
+        if len(self.parts) == 1 and isinstance(only, FilePart):
+            return only.cells
+        if isinstance(only, StreamedPart):
+            raise UserError("the cells of streamed files are not held in memory: read them with data.stream=false")
+        raise UserError("the cells of a prepared store are not held in memory: give the files it was made from")
 
 
 def collect(
     path: PathLike | Iterable[PathLike],
     vocab: GeneVocab,
     *,
-    read: Callable[[Any], Cells],
+    open_files: Callable[[Any], Part],
     min_genes: int,
     max_genes: int | None,
     most_counts: float,
@@ -154,8 +143,8 @@ def collect(
     ----------
     path
         Files, globs and prepared stores.
-    read
-        Reads files.
+    open_files
+        Opens files, globs and manifests.
     min_genes, max_genes, most_counts, block_size, skip_damaged
         See :class:`StoreTable` and :class:`Store`.
     separate
@@ -167,7 +156,7 @@ def collect(
     for item in [*given, None]:
         stored = item is not None and is_store(item)
         if waiting and (item is None or stored or separate):
-            parts.append(FilePart(read(waiting)))
+            parts.append(open_files(waiting))
             waiting = []
         if stored:
             store = Store(item, skip_damaged=skip_damaged)
@@ -176,5 +165,5 @@ def collect(
         elif item is not None:
             waiting.append(item)
     if not parts:
-        read([])  # says that no file was given
+        open_files([])  # says that no file was given
     return Collection(parts)

@@ -95,6 +95,7 @@ class CellLoader:
             "epoch": epoch,
             "batches": self._batches if epoch == self._epoch else 0,
             "batches_per_epoch": len(self.sampler),
+            "blocks": len(self.sampler.order.blocks) - 1,
             "processes": self.sampler.world_size,
         }
 
@@ -107,11 +108,12 @@ class CellLoader:
             If that was in the middle of an epoch that is divided differently now.
         """
         now, then = self.state_dict(), state_dict
-        for what in ("processes", "batches_per_epoch"):
+        for what in ("processes", "blocks", "batches_per_epoch"):
             if then["batches"] and then.get(what, now[what]) != now[what]:
                 raise UserError(
                     f"the checkpoint is from the middle of an epoch with {then[what]:,} {what.replace('_', ' ')}, and "
-                    f"now there are {now[what]:,}: resume with the same data, data.token_budget and number of devices"
+                    f"now there are {now[what]:,}: resume with the same data, number of devices, data.token_budget, "
+                    "data.stream and data.block_size"
                 )
         self._epoch, self._batches = then["epoch"], then["batches"]
         self.sampler.set_epoch(self._epoch)

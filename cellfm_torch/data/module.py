@@ -20,12 +20,13 @@ from cellfm_torch.data.asked import choose_downsample, choose_masking, choose_ta
 from cellfm_torch.data.budget import TokenBudgetDataModule
 from cellfm_torch.data.collection import Collection, collect
 from cellfm_torch.data.dataset import CellDataset
+from cellfm_torch.data.file_parts import Stream, open_files
 from cellfm_torch.data.files import PathLike
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.loader import CellLoader
 from cellfm_torch.data.means import gene_means
 from cellfm_torch.data.options import ReadOptions
-from cellfm_torch.data.reader import Cells, read_cells
+from cellfm_torch.data.reader import Cells
 from cellfm_torch.data.sampler import TokenBudgetSampler
 from cellfm_torch.data.shares import plain_order, shuffled_order
 from cellfm_torch.data.source import SOURCE_COLUMN
@@ -43,6 +44,9 @@ class CellDataModule(TokenBudgetDataModule):
         One file, glob or prepared store, or a list of them.
     input_spec
         What the model eats: ``model.input_spec``.
+    stream
+        Leave the counts of files on disk and read them as they are needed. ``"auto"``: where they would take more than
+        half of the machine's memory. A first pass counts the genes of each cell.
     skip_damaged
         Leave out the cells of damaged shards of a store instead of refusing it; all of it is read to find them.
     weights
@@ -68,7 +72,7 @@ class CellDataModule(TokenBudgetDataModule):
     token_budget
         Most gene tokens per batch (and device), or ``"auto"``; see :class:`TokenBudgetDataModule`.
     block_size, fetch_cells
-        Cells of a store that stay together up to a fetch, and cells of a fetch, which are shuffled.
+        Cells of a store or streamed file that stay together up to a fetch, and cells of a fetch, which are shuffled.
     label
         Column of ``obs`` with the class of each cell; None for no labels.
     num_workers
@@ -89,6 +93,7 @@ class CellDataModule(TokenBudgetDataModule):
         path: PathLike | Iterable[PathLike],
         *,
         input_spec: InputSpec,
+        stream: Stream = "auto",
         skip_damaged: bool = False,
         weights: Sequence[float] | None = None,
         val_fraction: float = 0.2,
@@ -127,6 +132,8 @@ class CellDataModule(TokenBudgetDataModule):
         if reading.get("most_counts") is None:
             reading["most_counts"] = input_spec.most_counts
         read = ReadOptions(**reading)
+        if stream not in (True, False, "auto"):
+            raise UserError(f"data.stream={stream}: choose true, false or auto")
         if weights is not None:
             number = 1 if isinstance(path, str | os.PathLike) else len(path := list(path))
             if len(weights) != number or min(weights) <= 0:
@@ -141,7 +148,7 @@ class CellDataModule(TokenBudgetDataModule):
             collect,
             path,
             self.vocab,
-            read=functools.partial(read_cells, vocab=self.vocab, **reading),
+            open_files=functools.partial(open_files, vocab=self.vocab, stream=stream, block_size=block_size, **reading),
             min_genes=read.min_genes,
             max_genes=read.max_genes,
             most_counts=read.limit,

@@ -34,6 +34,14 @@ def measure(counts: sp.csr_matrix, mito: NDArray[np.bool_]) -> pd.DataFrame:
     return pd.DataFrame({GENES: np.diff(counts.indptr).astype(np.int64), COUNTS: totals, MITO: share})
 
 
+def annotated(obs: pd.DataFrame, quality: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return annotations of cells (n rows) with the columns of their quality that they do not have themselves."""
+    obs, measured = obs.copy(), pd.concat(quality)
+    for column in measured.columns.difference(obs.columns, sort=False):
+        obs[column] = measured[column].to_numpy()
+    return obs
+
+
 def why_dropped(
     expressed: NDArray[np.integer], quality: pd.DataFrame, options: ReadOptions
 ) -> dict[str, NDArray[np.bool_]]:

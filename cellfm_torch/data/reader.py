@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cellfm_torch.data.files import Input, PathLike, find_inputs
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
+from cellfm_torch.data.quality import COUNTS, annotated
 from cellfm_torch.data.report import ReadReport
 from cellfm_torch.data.source import SOURCE_COLUMN, open_source
 from cellfm_torch.errors import UserError
@@ -80,15 +81,10 @@ def read_cells(path: PathLike | Iterable[PathLike], vocab: GeneVocab, **options:
         If a file is missing, damaged, without counts or without genes of the vocabulary, or no cell is left.
     """
     read = ReadOptions(**options)
-    parts = [_read_file(entry, vocab, read) for entry in _told_apart(find_inputs(path))]
+    parts = [read_file(entry, vocab, read) for entry in told_apart(find_inputs(path))]
     reports = tuple(report for part in parts for report in part.reports)
     if sum(len(part) for part in parts) == 0:
-        reasons: Counter[str] = Counter()
-        for report in reports:
-            reasons.update(report.dropped)
-        why = "; ".join(f"{n:,} {reason}" for reason, n in reasons.items())
-        where = reports[0].file if len(reports) == 1 else f"{len(reports)} files"
-        raise UserError(f"{where}: no cell is left ({why}): change data.min_genes or data.max_genes")
+        raise none_left(reports)
     return Cells(
         counts=sp.vstack([part.counts for part in parts], format="csr"),
         totals=np.concatenate([part.totals for part in parts]),
@@ -97,14 +93,25 @@ def read_cells(path: PathLike | Iterable[PathLike], vocab: GeneVocab, **options:
     )
 
 
-def _told_apart(entries: list[Input]) -> list[Input]:
+def none_left(reports: tuple[ReadReport, ...]) -> UserError:
+    """Return the error of files of which no cell passes the filters."""
+    reasons: Counter[str] = Counter()
+    for report in reports:
+        reasons.update(report.dropped)
+    why = "; ".join(f"{n:,} {reason}" for reason, n in reasons.items())
+    where = reports[0].file if len(reports) == 1 else f"{len(reports)} files"
+    return UserError(f"{where}: no cell is left ({why}): change data.min_genes or data.max_genes")
+
+
+def told_apart(entries: list[Input]) -> list[Input]:
     """Give whole paths as names where files of the same name lie in several folders."""
     if len({entry.path.name for entry in entries}) == len(entries):
         return entries
     return [Input(entry.path, {SOURCE_COLUMN: str(entry.path)} | entry.obs) for entry in entries]
 
 
-def _read_file(entry: Input, vocab: GeneVocab, options: ReadOptions) -> Cells:
+def read_file(entry: Input, vocab: GeneVocab, options: ReadOptions) -> Cells:
+    """Read one file; there may be no cell left."""
     counts, totals, quality, kept = [], [], [], []
     with open_source(entry.path, vocab, options, obs=entry.obs) as source:
         for block in source.blocks():
@@ -113,10 +120,7 @@ def _read_file(entry: Input, vocab: GeneVocab, options: ReadOptions) -> Cells:
             quality.append(block.quality[block.kept])
             kept.append(block.kept)
         report = source.report()
-    obs = source.obs[np.concatenate(kept)].copy()
-    measured = pd.concat(quality)
-    if options.counts == "normalised":  # nobody knows these
-        measured = measured.drop(columns="total_counts")
-    for column in measured.columns.difference(obs.columns, sort=False):
-        obs[column] = measured[column].to_numpy()
+    if options.counts == "normalised":  # nobody knows their totals
+        quality = [block.drop(columns=COUNTS) for block in quality]
+    obs = annotated(source.obs[np.concatenate(kept)], quality)
     return Cells(sp.vstack(counts, format="csr"), np.concatenate(totals), obs, (report,))

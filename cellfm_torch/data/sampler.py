@@ -92,7 +92,13 @@ class TokenBudgetSampler:
         batches = self.order.most(self._tokens) // self._window + self.order.num_fetches
         cells = self.order.least(self._cells)
         self.num_batches = -(-min(batches, cells) // world_size) * world_size
-        if self.num_batches > cells:
+        # Rounded up there may be more batches than cells; rounded down, one or two cells each are within the budget.
+        self._in_pairs = self.num_batches > cells
+        if self._in_pairs:
+            self.num_batches = cells // world_size * world_size
+        unsure = cells < self.order.most(self._cells)  # epochs take other cells each time
+        least = max(1, (cells + self.order.num_fetches) // 2)
+        if self._in_pairs and (unsure or least > self.num_batches):
             raise UserError(f"{len(self.lengths):,} cells are too few for {world_size} devices: use fewer devices")
         self.epoch = 0
         self.start = 0
@@ -119,7 +125,9 @@ class TokenBudgetSampler:
             if low >= high:
                 continue
             cells, passes = self.order.cells(epoch, fetch)
-            cuts = cut(self.lengths[cells], batches[fetch])[low : high + 1]
+            number = int(batches[fetch])
+            cuts = np.arange(number + 1) * len(cells) // number if self._in_pairs else cut(self.lengths[cells], number)
+            cuts = cuts[low : high + 1]
             own = slice(cuts[0], cuts[-1])
             yield FetchPlan(epoch.number, int(begins[fetch] + low), cells[own], passes[own], cuts - cuts[0])
 
@@ -127,7 +135,7 @@ class TokenBudgetSampler:
         """Return how many batches each fetch is cut into, (G,); they add up to `num_batches`."""
         tokens, cells = self.order.sums(self._tokens, epoch), self.order.sums(self._cells, epoch)
         window = self._window
-        batches = -(-tokens // window)
+        batches = -(-cells // 2) if self._in_pairs else -(-tokens // window)
         while batches.sum() > self.num_batches:  # see BlockOrder.most
             window += -(-window // 100)
             batches = -(-tokens // window)

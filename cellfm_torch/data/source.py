@@ -23,8 +23,10 @@ from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
 from cellfm_torch.data.quality import measure, why_dropped
 from cellfm_torch.data.report import ReadReport, ReportWriter
-from cellfm_torch.data.sources.base import CellFile, Matrix, NoMatrixError, damage_named, named_blocks
+from cellfm_torch.data.sources.base import CellFile, Matrix, NoMatrixError, RowMatrix
+from cellfm_torch.data.sources.damage import damage_named, named_blocks
 from cellfm_torch.data.sources.formats import open_file
+from cellfm_torch.data.sources.h5_runs import StoredRows
 from cellfm_torch.errors import UserError, examples, nearest
 
 BLOCK = 4096
@@ -128,6 +130,23 @@ class Source:
             yield CellBlock(start, counts, rescaled, totals, quality, kept)
             start += len(kept)
         check.finish(start)
+
+    def stored(self) -> StoredRows | None:
+        """Return what reads any rows of raw counts, also when the file is closed; None where it takes a pass over all.
+
+        Its columns are those of :attr:`lookup`.
+        """
+        if self.options.counts != "raw" or not isinstance(self._matrix, RowMatrix):
+            return None
+        return self._matrix.stored()
+
+    @property
+    def lookup(self) -> NDArray[np.int32]:
+        """Position in the vocabulary of each column of the matrix on disk, or -1."""
+        unique = self.options.genes.duplicates == "unique"
+        positions = np.full(len(self._genes), -1, dtype=np.int32)
+        positions[self._genes] = np.where(self.match.repeated & unique, -1, self.match.rows)
+        return positions
 
     @property
     def larger_raw(self) -> bool:

@@ -24,6 +24,7 @@ from cellfm_torch.data import counts as ops
 from cellfm_torch.data.fingerprint import checksum, fingerprint
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
+from cellfm_torch.data.quality import annotated
 from cellfm_torch.data.source import SOURCE_COLUMN, Source, open_source
 from cellfm_torch.data.store_codec import count_expressed
 from cellfm_torch.data.store_genes import Lookups, lookup_name, named
@@ -156,9 +157,7 @@ def _write_shards(job: Job, source: Source, progress: Callable[[int, int], None]
         raise UserError(
             f"{job.source}: none of its {len(rows):,} cells passes the filters: lower them, e.g. data.min_genes=1"
         )
-    obs = source.obs[rows].drop(columns=SOURCE_COLUMN)
-    for column in measured[0].columns.difference(obs.columns, sort=False):
-        obs[column] = np.concatenate([block[column].to_numpy() for block in measured])
+    obs = annotated(source.obs[rows].drop(columns=SOURCE_COLUMN), measured)
     return {
         "cells": int(rows.sum()),
         "synonyms": bits,

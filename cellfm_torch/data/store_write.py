@@ -1,15 +1,10 @@
-"""Preparing a store: which sources are new, in several processes, resumable after a kill at any moment."""
+"""Preparing a store: which sources are new, resumable after a kill at any moment."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +19,10 @@ from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
 from cellfm_torch.data.source import open_source
 from cellfm_torch.data.store_genes import store_genes, synonyms
-from cellfm_torch.data.store_source import READ_CELLS, Job, prepare_source, repeat
+from cellfm_torch.data.store_jobs import Progress, run_jobs
+from cellfm_torch.data.store_source import READ_CELLS, Job, repeat
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import write_text
-
-Progress = Callable[[Path, int, int], None]
-"""Called with a source, its cells done, and all its cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +95,7 @@ def prepare(sources: Sequence[Input], folder: Path, options: StoreOptions, progr
         outcome = Outcome()
         known = {entry["sha256"]: entry["source"] for entry in entries if entry["kind"] == "source"}
         jobs = _plan(sources, folder, entries, options, known, outcome)
-        for job, result in _run(jobs, options.processes, progress):
+        for job, result in run_jobs(jobs, options.processes, progress):
             if isinstance(result, str):
                 outcome.failed.append((job.source, result))
                 continue
@@ -236,61 +229,3 @@ def _remove_leftovers(folder: Path) -> None:
         for file in (folder / part).iterdir():
             if file.name not in named:
                 file.unlink(missing_ok=True)
-
-
-def _run(jobs: list[Job], processes: int, progress: Progress) -> Iterator[tuple[Job, dict[str, Any] | str]]:
-    """Yield each job with its manifest entry, or with what is wrong with its source."""
-    if processes <= 1 or len(jobs) <= 1:
-        for job in jobs:
-            yield job, _attempt(job, lambda done, total, job=job: progress(job.source, done, total))  # type: ignore[misc]
-        return
-    context = multiprocessing.get_context("spawn")
-    messages = context.SimpleQueue()
-
-    def listen() -> None:
-        while (message := messages.get()) is not None:
-            progress(*message)
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    pool = ProcessPoolExecutor(
-        min(processes, len(jobs)), mp_context=context, initializer=_begin, initargs=(messages, os.getpid())
-    )
-    try:
-        futures = {pool.submit(_attempt_reporting, job): job for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a process that was reading a source was killed (by the system, for want of memory?): the finished sources "
-            "are in the store; give the same command again, with a lower processes=NUMBER"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        messages.put(None)
-        listener.join()
-
-
-def _attempt(job: Job, progress: Callable[[int, int], None]) -> dict[str, Any] | str:
-    try:
-        return prepare_source(job, progress)
-    except UserError as problem:
-        return str(problem)
-
-
-_messages: Any = None
-_parent = 0
-
-
-def _begin(messages: Any, parent: int) -> None:
-    global _messages, _parent
-    _messages, _parent = messages, parent
-
-
-def _attempt_reporting(job: Job) -> dict[str, Any] | str:
-    def progress(done: int, total: int) -> None:
-        if os.getppid() != _parent:  # killed: nobody is waiting for this
-            os._exit(1)
-        _messages.put((job.source, done, total))
-
-    return _attempt(job, progress)

@@ -45,6 +45,11 @@ class CellTable(Protocol):
         """Return the cells of ascending row numbers (r,); safe to call from several threads."""
 
 
+def block_borders(cells: int, size: int) -> NDArray[np.int64]:
+    """Return borders of blocks of `size` neighbours, the last one shorter, (K + 1,)."""
+    return np.append(np.arange(0, cells, size), cells)
+
+
 class MemoryTable:
     """A count matrix in memory.
 
@@ -62,7 +67,7 @@ class MemoryTable:
         self._genes = counts.indices.astype(np.int32, copy=False)
         self._counts = counts.data.astype(np.int32, copy=False)
         self.lengths = np.diff(self._indptr).astype(np.int32)
-        self.blocks = np.append(np.arange(0, len(self.lengths), block_size), len(self.lengths))
+        self.blocks = block_borders(len(self.lengths), block_size)
 
     def __len__(self) -> int:
         return len(self.lengths)

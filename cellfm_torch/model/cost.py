@@ -53,6 +53,16 @@ def training_operations_per_token(config: CellFMConfig, *, checkpointed: int = 0
     return TRAINING_FACTOR * forward + forward * min(checkpointed, config.num_layers) // config.num_layers
 
 
+def embedding_share(config: CellFMConfig) -> float:
+    """Return what the exact embedding does of the forward arithmetic: half the first layer and an eighth of the last.
+
+    See :mod:`cellfm_torch.model.embedder`.
+    """
+    last, first = 1 / 8, 1 / 2
+    between = config.num_layers - 2
+    return (between + first + last) / config.num_layers if between >= 0 else last
+
+
 @dataclass(frozen=True)
 class TrainingState:
     """Bytes that training holds whatever the batch.

@@ -13,16 +13,24 @@ With E = 16 D^2 per token and layer, the plain cost, this is what is left of the
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from cellfm_torch.model.inference import InBytes, Segments, after_retention, exactly, gated, last_layer
+from cellfm_torch.model.inference import (
+    InBytes,
+    Pair,
+    Segments,
+    exactly,
+    from_tokens,
+    gated,
+    last_layer,
+    whole_layer,
+)
 from cellfm_torch.model.layers import RetentionLayer
 from cellfm_torch.model.lora import merge_lora
-from cellfm_torch.ops.gate import norm_gate
 from cellfm_torch.ops.linear import product
 
 if TYPE_CHECKING:
@@ -30,7 +38,7 @@ if TYPE_CHECKING:
     from cellfm_torch.model.cellfm import CellFM
 
 BLOCK = 2048
-"""Tokens worked on at once, in whole cells: a few of their (tokens, D) buffers fit into a processor's cache."""
+"""Tokens worked on at once, of whole cells or of a long one: a few of their (tokens, D) buffers fit into a cache."""
 
 
 class FirstLayerTable:
@@ -58,9 +66,38 @@ class FirstLayerTable:
                 table[missing] = product(x, weight)
             self.filled[missing] = True
 
-    def look_up(self, i: int, ids: Tensor, values: Tensor, which: Tensor) -> Tensor:
-        """Return projection i (N, D) of gene ids (N,) with distinct values (U, D), of which each has `which` (N,)."""
-        return self.rows[i].index_select(0, ids).add_(values.index_select(0, which))
+    def index(self, dense: nn.Linear) -> int:
+        """Return which of the four projections this is."""
+        return next(i for i, weight in enumerate(self.weights) if weight is dense.weight)
+
+
+class KnownTokens:
+    """Gene tokens (N, D) of which gene and value are known, the encoder's input: a gene's row plus a value's vector.
+
+    Nothing as wide as D is kept from one call to the next.
+    """
+
+    def __init__(self, network: CellFM, ids: Tensor, values: Tensor) -> None:
+        self.network = network
+        self.ids = ids
+        self.values, self.which = values.unique(return_inverse=True)
+
+    def tokens(self) -> Tensor:
+        """Return the tokens themselves."""
+        vectors = self.network.embed_visible(self.values)
+        return self.network.gene_emb.weight.index_select(0, self.ids).add_(vectors.index_select(0, self.which))
+
+    def project(self, table: FirstLayerTable, *dense: nn.Linear) -> Iterator[Tensor]:
+        """Yield their products with projections of the first layer, whose rows are in the table."""
+        bins = self.network.value_enc.choice(self.values.to(table.rows.dtype))
+        # An expression of zero has a vector of its own, which no bins make up.
+        zero = self.values == 0 if self.network.config.zeros and bool((self.values == 0).any()) else None
+        for layer in dense:
+            i = table.index(layer)
+            of_values = product(bins, table.bins[i])
+            if zero is not None:
+                of_values[zero] = product(self.network.embed_visible(self.values[zero]), layer.weight)
+            yield table.rows[i].index_select(0, self.ids).add_(of_values.index_select(0, self.which))
 
 
 class CellEmbedder:
@@ -102,50 +139,34 @@ class CellEmbedder:
         self._made_of = made_of
 
     def _embed(self, ids: Tensor, values: Tensor, offsets: Tensor, prefix: Tensor) -> Tensor:
-        """Embed a block of cells: the genes of all, and the prefix tokens (B, P, D) of each."""
-        shape = Segments(offsets, prefix.shape[1])
-        prefix = prefix.flatten(0, 1)
+        """Embed some cells or one long one: their genes, and the prefix tokens (B, P, D) of each."""
+        parts = Segments.parts(offsets, prefix.shape[1], BLOCK)
+        sizes = [part.genes.num_tokens for part in parts]
+        known = [KnownTokens(self.plain, *x) for x in zip(ids.split(sizes), values.split(sizes), strict=True)]
+        ends = prefix.flatten(0, 1).split([part.prefix.num_tokens for part in parts])
         layers = cast(list[RetentionLayer], list(self.plain.encoder))
         if len(layers) == 1:
-            x = torch.cat([self._tokens(ids, values), prefix])
+            x = [torch.cat([genes.tokens(), end]) for genes, end in zip(known, ends, strict=True)]
         else:
-            x = self._first_layer(layers[0], ids, values, prefix, shape)
+            self.table.fill(ids)
+            x = list(self._first_layer(layers[0], known, ends, parts))
         for layer in layers[1:-1]:
-            x = after_retention(layer, x, gated(layer, x, shape, self.multiply), self.multiply)
-        return last_layer(layers[-1], x, shape, self.multiply)
-
-    def _tokens(self, ids: Tensor, values: Tensor) -> Tensor:
-        """Return the encoder's input (N, D) of gene tokens."""
-        distinct, which = values.unique(return_inverse=True)
-        return self._tokens_of(ids, self.plain.embed_visible(distinct), which)
-
-    def _tokens_of(self, ids: Tensor, values: Tensor, which: Tensor) -> Tensor:
-        return self.plain.gene_emb.weight.index_select(0, ids).add_(values.index_select(0, which))
+            made = gated(layer, parts, from_tokens(x, parts, self.multiply))
+            for i, (part, y) in enumerate(zip(parts, made, strict=True)):
+                x[i] = whole_layer(layer, x[i], y, part.genes.num_tokens, self.multiply)
+        return last_layer(layers[-1], x, parts, self.multiply)
 
     def _first_layer(
-        self, layer: RetentionLayer, ids: Tensor, values: Tensor, prefix: Tensor, shape: Segments
-    ) -> Tensor:
-        """Apply the first layer to tokens that are known by gene and value; returns (N + B P, D)."""
-        table, retention = self.table, layer.retention
-        table.fill(ids)
-        distinct, which = values.unique(return_inverse=True)
-        embedded = self.plain.embed_visible(distinct)
-        bins = self.plain.value_enc.choice(distinct.to(embedded.dtype))
-        zero = distinct == 0 if self.plain.config.zeros else None
+        self, layer: RetentionLayer, known: list[KnownTokens], prefix: Sequence[Tensor], parts: list[Segments]
+    ) -> Iterator[Tensor]:
+        """Apply the first layer to tokens that are known by gene and value; yields (N + B P, D) of each part."""
 
-        def project(i: int, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-            of_values = product(bins, table.bins[i])
-            if zero is not None and bool(zero.any()):
-                of_values[zero] = product(embedded[zero], linear.weight)
-            return table.look_up(i, ids, of_values, which), product(prefix, linear.weight)
+        def project(i: int, *dense: nn.Linear) -> list[Pair]:
+            return list(zip(known[i].project(self.table, *dense), exactly(prefix[i], *dense), strict=True))
 
-        k = [F.relu(y) for y in project(1, retention.k_proj)]
-        state = shape.state(k, project(2, retention.v_proj), retention.num_heads)
-        q = [F.relu(y) for y in project(0, retention.q_proj)]
-        o = shape.read(q, state, retention.num_heads)
-        gate = torch.cat(project(3, retention.u_proj))
-        x = torch.cat([self._tokens_of(ids, embedded, which), prefix])
-        return after_retention(layer, x, norm_gate(o, gate), self.multiply)
+        for i, y in enumerate(gated(layer, parts, project)):
+            x = torch.cat([known[i].tokens(), prefix[i]])
+            yield whole_layer(layer, x, y, parts[i].genes.num_tokens, self.multiply)
 
 
 def blocks(offsets: list[int], size: int) -> list[tuple[int, int]]:

@@ -1,11 +1,14 @@
-"""ERetNet's layers without gradients, for tokens of a block of cells: whole, or for the sake of cls alone.
+"""ERetNet's layers without gradients, for some cells at a time: whole, or for the sake of cls alone.
+
+A `Multiply` that rounds is for the gene tokens, whose rounding evens out in each cell's sums. The few prefix tokens are
+multiplied exactly: cls is what is read in the end, through every layer's residual.
 
 Shapes: B cells, N gene tokens of all cells, P prefix tokens per cell, D width, H heads, K head dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from einops import einsum, rearrange
@@ -21,6 +24,12 @@ from cellfm_torch.ops.retention import RetentionState, retention_state
 
 Multiply = Callable[..., tuple[Tensor, ...]]
 """Tokens and dense layers in, one product per layer out."""
+
+Pair = tuple[Tensor, Tensor]
+"""Genes (N, D) and prefix (B P, D)."""
+
+Project = Callable[..., list[Pair]]
+"""Number of a part and dense layers in, their products with its tokens out."""
 
 
 def exactly(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
@@ -44,14 +53,39 @@ class InBytes:
 
 
 class Segments:
-    """Where the tokens of a block lie: the genes of all cells end to end, then P prefix tokens of each cell."""
+    """Where the tokens of a part lie: the genes of all its cells end to end, then P prefix tokens of each cell.
 
-    def __init__(self, offsets: Tensor, num_prefix: int) -> None:
+    A part is a few whole cells, or a piece of a long one, of which the last piece has the prefix tokens.
+
+    Parameters
+    ----------
+    offsets : (B + 1,) int64
+        Of the genes.
+    num_prefix
+        P.
+    lengths : (B,), optional
+        Tokens of the whole cells, where this is a piece of one.
+    """
+
+    def __init__(self, offsets: Tensor, num_prefix: int, lengths: Tensor | None = None) -> None:
         cells = len(offsets) - 1
         self.genes = Layout.of(offsets)
         self.prefix = Layout.of(torch.arange(cells + 1, device=offsets.device) * num_prefix)
         self.cls = self.genes.num_tokens + self.prefix.offsets[:-1]
-        self.lengths = self.genes.lengths + num_prefix
+        self.lengths = self.genes.lengths + num_prefix if lengths is None else lengths
+
+    @classmethod
+    def parts(cls, offsets: Tensor, num_prefix: int, size: int) -> list[Segments]:
+        """Take some cells together, or cut a single one into pieces of at most `size` genes."""
+        layout = Layout.of(offsets)
+        number = -(-layout.num_tokens // size)
+        if layout.num_cells != 1 or number < 2:
+            return [cls(offsets, num_prefix)]
+        lengths = layout.lengths + num_prefix
+        cuts = [i * layout.num_tokens // number for i in range(number + 1)]
+        sizes = offsets.new_tensor([[0, b - a] for a, b in zip(cuts, cuts[1:], strict=False)])
+        last = number - 1
+        return [cls(size, num_prefix if i == last else 0, lengths) for i, size in enumerate(sizes)]
 
     def state(self, k: list[Tensor], v: tuple[Tensor, Tensor], heads: int) -> Tensor:
         """Sum keys and values of each cell, genes and prefix; scaled as the network scales it: (B, H, K, K)."""
@@ -91,13 +125,32 @@ class Segments:
         return torch.cat(parts)
 
 
-def gated(layer: RetentionLayer, x: Tensor, shape: Segments, multiply: Multiply) -> Tensor:
-    """Return what Wo of a layer's retention is given: normed retention times gate, (N + B P, D)."""
-    retention, genes = layer.retention, shape.genes.num_tokens
-    q, k, v, u = multiply(x, retention.q_proj, retention.k_proj, retention.v_proj, retention.u_proj)
-    q, k = F.relu_(q), F.relu_(k)
-    state = shape.state([k[:genes], k[genes:]], (v[:genes], v[genes:]), retention.num_heads)
-    return norm_gate(shape.read([q[:genes], q[genes:]], state, retention.num_heads), u)
+def gated(layer: RetentionLayer, parts: list[Segments], project: Project) -> Iterator[Tensor]:
+    """Yield what Wo of a layer's retention is given of each part: normed retention times gate, (N + B P, D).
+
+    The first is made when all parts have been seen; `project` is asked for k and v of each, then for q and u.
+    """
+    retention = layer.retention
+    states = []
+    for i, part in enumerate(parts):
+        k, v = project(i, retention.k_proj, retention.v_proj)
+        states.append(part.state([F.relu_(y) for y in k], v, retention.num_heads))
+        states = [torch.stack(states).sum(0)] if len(states) > 1 else states
+    for i, part in enumerate(parts):
+        q, u = project(i, retention.q_proj, retention.u_proj)
+        yield norm_gate(part.read([F.relu_(y) for y in q], states[0], retention.num_heads), torch.cat(u))
+
+
+def from_tokens(x: list[Tensor], parts: list[Segments], multiply: Multiply) -> Project:
+    """Return the projections of tokens x, (N + B P, D) of each part."""
+
+    def project(i: int, *dense: nn.Linear) -> list[Pair]:
+        genes = parts[i].genes.num_tokens
+        if multiply is exactly:
+            return [(y[:genes], y[genes:]) for y in exactly(x[i], *dense)]
+        return list(zip(multiply(x[i][:genes], *dense), exactly(x[i][genes:], *dense), strict=True))
+
+    return project
 
 
 def after_retention(layer: RetentionLayer, x: Tensor, gated: Tensor, multiply: Multiply) -> Tensor:
@@ -110,17 +163,28 @@ def after_retention(layer: RetentionLayer, x: Tensor, gated: Tensor, multiply: M
     return normed
 
 
-def last_layer(layer: RetentionLayer, x: Tensor, shape: Segments, multiply: Multiply) -> Tensor:
-    """Apply the last layer to tokens (N + B P, D), for the sake of cls alone: (B, D).
+def whole_layer(layer: RetentionLayer, x: Tensor, gated: Tensor, genes: int, multiply: Multiply) -> Tensor:
+    """Finish a layer on the tokens of a part, (N + B P, D), of which the first `genes` are genes."""
+    if multiply is exactly:
+        return after_retention(layer, x, gated, exactly)
+    parts = ((slice(genes), multiply), (slice(genes, None), exactly))
+    return torch.cat([after_retention(layer, x[part], gated[part], how) for part, how in parts])
+
+
+def last_layer(layer: RetentionLayer, x: list[Tensor], parts: list[Segments], multiply: Multiply) -> Tensor:
+    """Apply the last layer to tokens, (N + B P, D) of each part, for the sake of cls alone: (B, D).
 
     v is needed of one sum of tokens per head, o = (sum_n (q . k_n) x_n) Wv.
     """
-    retention, cls = layer.retention, x[shape.cls]
+    retention, cls = layer.retention, x[-1][parts[-1].cls]
     q, u = exactly(cls, retention.q_proj, retention.u_proj)
-    gathered = shape.weighted_sum(_seen_by(F.relu_(q), layer, x, shape, multiply), x).to(x.dtype)
+    q = F.relu_(q)
+    gathered = x[-1].new_zeros(len(cls), retention.num_heads, x[-1].shape[1])
+    for tokens, part in zip(x, parts, strict=True):
+        gathered += part.weighted_sum(_seen_by(q, layer, tokens, part, multiply), tokens).to(tokens.dtype)
     v = rearrange(retention.v_proj.weight, "(h k) d -> h k d", h=retention.num_heads)
     o = einsum(gathered, v, "b h d, h k d -> b h k")
-    return after_retention(layer, cls, norm_gate(o * shape.scale(o)[:, None, None], u), exactly)
+    return after_retention(layer, cls, norm_gate(o * parts[-1].scale(o)[:, None, None], u), exactly)
 
 
 def _seen_by(q: Tensor, layer: RetentionLayer, x: Tensor, shape: Segments, multiply: Multiply) -> Tensor:

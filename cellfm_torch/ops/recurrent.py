@@ -42,9 +42,16 @@ def _read(state: Tensor, q: Tensor) -> Tensor:
     return (q.to(state.dtype)[..., None] * state).sum(-2)
 
 
-def _in_rows(parts: list[Tensor], rows: list[Tensor]) -> Tensor:
-    """Put the outputs of all steps back where their tokens lie, (M, H, V)."""
-    return torch.cat(parts)[torch.cat(rows).argsort()]
+def _in_rows(steps: Iterator[tuple[Tensor, Tensor]], q: Tensor, width: int) -> Tensor:
+    """Put rows (A,) and outputs (A, H, V) of the steps where their tokens lie: (M, H, V), in the dtype of q."""
+    if torch.is_grad_enabled():
+        rows, outs = zip(*steps, strict=True)
+        return torch.cat(outs)[torch.cat(rows).argsort()].to(q.dtype)
+    # One by one: what is kept for each step would grow with the cell.
+    made = q.new_empty(*q.shape[:2], width)
+    for step, out in steps:
+        made[step] = out.to(q.dtype)
+    return made
 
 
 def recurrent_retention(
@@ -66,29 +73,24 @@ def recurrent_retention(
     if before is None:
         before = v.new_zeros(layout.num_cells, v.shape[1], k.shape[2], v.shape[2], dtype=dtype)
     state = before.to(dtype)[order]
-    outs: list[Tensor] = []
-    rows = list(_steps(layout, order))
     if decay is not None:
         fade = decay.to(dtype)[:, None, None]
-        for step in rows:
-            state = _see(state[: len(step)] * fade, k[step], v[step])
-            outs.append(_read(state, q[step]))
-        return _in_rows(outs, rows).to(q.dtype)
+
+        def faded() -> Iterator[tuple[Tensor, Tensor]]:
+            now = state
+            for step in _steps(layout, order):
+                now = _see(now[: len(step)] * fade, k[step], v[step])
+                yield step, _read(now, q[step])
+
+        return _in_rows(faded(), q, state.shape[3])
     finished = []
-    for step in rows:
+    for step in _steps(layout, order):
         if len(step) < len(state):
             finished.append(state[len(step) :].clone())
         state = _see(state[: len(step)], k[step], v[step])
     by_length = torch.cat([state, *reversed(finished)])
     place = {cell: i for i, cell in enumerate(order)}
     q_order = _order(q_layout)
-    state = by_length[[place[cell] for cell in q_order]]
-    rows = list(_steps(q_layout, q_order))
-    if not torch.is_grad_enabled():
-        out = q.new_empty(*q.shape[:2], state.shape[3])
-        for step in rows:
-            out[step] = _read(state[: len(step)], q[step]).to(q.dtype)
-        return out
-    for step in rows:
-        outs.append(_read(state[: len(step)], q[step]))
-    return _in_rows(outs, rows).to(q.dtype)
+    whole = by_length[[place[cell] for cell in q_order]]
+    read = ((step, _read(whole[: len(step)], q[step])) for step in _steps(q_layout, q_order))
+    return _in_rows(read, q, whole.shape[3])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cellfm_torch import CellFM, CellFMConfig, cli
-from cellfm_torch.estimate import MATMUL, UTILISATION, estimate, measured_rate
+from cellfm_torch.estimate import MATMUL, estimate, measured_rate, usual_utilisation
 
 
 def asked(capsys: pytest.CaptureFixture[str], *typed: str) -> dict[str, Any]:
@@ -28,9 +28,18 @@ def test_the_published_80m(capsys: pytest.CaptureFixture[str]) -> None:
     # A step of 8,000 tokens in four cells was measured at 2.09 GB beside weights and gradients, its process at 2.10.
     assert memory["activations"] == pytest.approx(2.09e9 * 8170 / 8000, rel=0.02)  # ten cells are not four
     assert memory["activations_every_layer_checkpointed"] < 0.6 * memory["activations"]
+    # Of two layers' arithmetic the embedder does half of the first and an eighth of the last.
+    assert said["utilisation"] == {"embedding": 0.5 / (0.625 / 2), "training": 0.5}
     for name, factor in (("embedding", 1), ("training", 3)):
         per_cell = 820 * factor * 75_890_688
-        assert said["cells_per_second"][name] == pytest.approx(UTILISATION[name] * 0.1e12 / per_cell)
+        assert said["cells_per_second"][name] == pytest.approx(said["utilisation"][name] * 0.1e12 / per_cell)
+
+
+def test_usual_utilisation() -> None:
+    deep, flat = (CellFMConfig(n, dim=64, num_heads=2, num_genes=3) for n in (40, 1))
+    assert usual_utilisation(deep, "cpu")["embedding"] == pytest.approx(1.6 * 40 / 38.625)
+    assert usual_utilisation(flat, "cpu")["embedding"] == pytest.approx(1.6 * 8)
+    assert usual_utilisation(deep, "cpu")["training"] > usual_utilisation(deep, "cuda")["training"]
 
 
 def test_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,8 @@ A process of its own reads the files, with a limit on memory and time, so that a
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import multiprocessing
 import re
 import resource
@@ -24,8 +26,10 @@ from typing import NamedTuple
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 import numpy as np  # noqa: E402
+import scipy.sparse as sp  # noqa: E402
 from mutations import damaged_file  # noqa: E402
 
+from cellfm_torch.data.file_parts import open_files  # noqa: E402
 from cellfm_torch.data.genes import GeneVocab  # noqa: E402
 from cellfm_torch.data.reader import read_cells  # noqa: E402
 from cellfm_torch.errors import UserError  # noqa: E402
@@ -63,8 +67,22 @@ def read_case(number: int, folder: Path) -> tuple[str, str, str]:
     except BaseException as error:
         return what, f"fault: {type(error).__name__}", str(error)
     counts = found.counts
+    if not streams_alike(path, GeneVocab(genes), counts):
+        return what, "fault: streamed otherwise", ""
     sound = counts.dtype == np.int32 and counts.nnz and counts.data.min() > 0 and counts.shape == (len(found), 60)
     return what, "cells" if sound else "fault: no counts", ""
+
+
+def streams_alike(path: Path, vocab: GeneVocab, counts: sp.csr_matrix) -> bool:
+    """Whether a file that stays on disk gives the counts that were read into memory, if it can be streamed."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # the report of the cells
+            part = open_files(path, vocab, stream=True, min_genes=1)
+    except UserError as refusal:
+        return "cannot be streamed" in str(refusal)
+    rows = part.table.read(np.arange(len(part.table)))
+    arrays = zip(rows, (counts.indptr, counts.indices, counts.data), strict=True)
+    return all(np.array_equal(ours, theirs) for ours, theirs in arrays)
 
 
 def _reader(pipe: Connection) -> None:

@@ -1,7 +1,10 @@
 """Kill preparing and loading at random moments and compare what comes out with a run that was left alone.
 
-``python tests/data/kills.py --kills 200`` for the long run; the tests do a handful. A killed process gets SIGKILL, so
-nothing of it runs afterwards. After every kill the store must hold finished sources only, each whole.
+    python tests/data/kills.py [--kills 200] [--journal FILE]
+
+for the long run; the tests do a handful. A killed process gets SIGKILL, so nothing of it runs afterwards. After every
+kill the store must hold finished sources only, each whole. The journal has a line for each round (work that was killed
+again and again until it came to its end); the same command goes on where it ends, so that the run may be interrupted.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,8 +126,8 @@ def check_unfinished(folder: Path) -> int:
     return len(store.sources)
 
 
-def kill_preparing(folder: Path, kills: int, *, seed: int, files: int = 12, command: bool = False) -> dict[str, Any]:
-    """Prepare stores under kills until there were enough; returns what happened.
+def kill_preparing(folder: Path, *, seed: int, files: int = 12, command: bool = False) -> Iterator[list[int]]:
+    """Prepare one store after another under kills; yields the finished sources at each kill of a store.
 
     Parameters
     ----------
@@ -133,44 +136,40 @@ def kill_preparing(folder: Path, kills: int, *, seed: int, files: int = 12, comm
     """
     rng = random.Random(seed)
     sources = make_files(folder, files)
-    plain = folder / "plain"
+    plain, target = folder / "plain", folder / "killed"
+    quietly(sources, folder / "first")  # loads and compiles what later runs find ready
     began = time.monotonic()
     quietly(sources, plain)
     lasts = time.monotonic() - began
     expected, entries = contents(plain), Store(plain).sources
-    target, killed, stores = folder / "killed", 0, 0
-    finished_at_kill: Counter[int] = Counter()
     typed = [sys.executable, "-m", "cellfm_torch.cli", "prepare", *map(str, sources), "--output", str(target)]
     typed += ["--processes", "2", "--min-genes", "1", "shard_cells=32", "block_cells=8", "page=false"]
-    while killed < kills:
+    if command:
+        began = time.monotonic()
+        assert command_and_kill(typed, 600, group=False), "the command takes minutes without any kill"
+        lasts = time.monotonic() - began
+    while True:
         shutil.rmtree(target, ignore_errors=True)
+        finished = []
         while True:
             if command:
-                done = command_and_kill(typed, rng.uniform(1.0, 6.0), group=rng.random() < 0.5)
+                done = command_and_kill(typed, rng.uniform(0.2, 1.3) * lasts, group=rng.random() < 0.5)
             else:
                 done = run_and_kill(partial(quietly, sources, target), rng.uniform(0, 1.1 * lasts))
             if done:
                 break
-            killed += 1
-            finished_at_kill[check_unfinished(target)] += 1
-            if killed >= kills and not command:
-                quietly(sources, target)
-                break
-        if command:
-            time.sleep(0.3)  # processes whose parent was killed notice it at their next block
+            finished.append(check_unfinished(target))
         quietly(sources, target)
         assert contents(target) == expected, "the store differs from one that was prepared in peace"
         assert Store(target).sources == entries
-        stores += 1
-    return {"kills": killed, "stores": stores, "finished sources at the kills": dict(sorted(finished_at_kill.items()))}
+        yield finished
 
 
-def module(store: Path, workers: int) -> CellDataModule:
-    """A data module whose epochs have some hundred batches."""
+def module(path: Path | list[Path], workers: int) -> CellDataModule:
+    """A data module of a store or of streamed files, whose epochs have some hundred batches."""
     spec = InputSpec(genes=GeneVocab.bundled(27855).symbols, max_genes=400, read_depth=True)
-    return CellDataModule(
-        store, input_spec=spec, min_genes=10, token_budget=2000, fetch_cells=128, num_workers=workers, val_fraction=0.05
-    )
+    options = {"min_genes": 10, "token_budget": 2000, "fetch_cells": 128, "val_fraction": 0.05, "block_size": 8}
+    return CellDataModule(path, input_spec=spec, num_workers=workers, stream=True, **options)
 
 
 def record(batch: Any) -> list[Any]:
@@ -179,9 +178,9 @@ def record(batch: Any) -> list[Any]:
     return [batch.cell_index.tolist(), hidden, float(batch.values.double().sum())]
 
 
-def load(store: Path, journal: Path, workers: int, epochs: int) -> None:
+def load(path: Path | list[Path], journal: Path, workers: int, epochs: int) -> None:
     """Go through epochs, one line in the journal per batch, from where the journal ends."""
-    loader = module(store, workers).train_dataloader()
+    loader = module(path, workers).train_dataloader()
     lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
     if lines and not lines[-1].endswith(b"\n"):
         os.truncate(journal, sum(map(len, lines[:-1])))
@@ -197,52 +196,73 @@ def load(store: Path, journal: Path, workers: int, epochs: int) -> None:
                 file.write(json.dumps(line).encode() + b"\n")
 
 
-def kill_loading(folder: Path, kills: int, *, seed: int, epochs: int = 2) -> dict[str, Any]:
-    """Load epochs of a store under kills until there were enough; returns what happened."""
+def kill_loading(folder: Path, *, seed: int, epochs: int = 2, streamed: bool = False) -> Iterator[list[int]]:
+    """Load epochs of a store, or of streamed files, under kills; yields the batches done at each kill of a run."""
     rng = random.Random(seed)
-    store = folder / "store"
-    quietly(make_files(folder, 20), store)
+    files = make_files(folder, 20)
+    path: Path | list[Path] = files if streamed else folder / "store"
+    if not streamed:
+        quietly(files, folder / "store")
+    load(path, folder / "first.jsonl", 0, 1)  # loads and compiles what later runs find ready
     began = time.monotonic()
-    load(store, folder / "plain.jsonl", 0, epochs)
+    load(path, folder / "plain.jsonl", 0, epochs)
     lasts = time.monotonic() - began
     expected = [json.loads(line) for line in (folder / "plain.jsonl").read_text().splitlines()]
-    cells = module(store, 0).train_cells
-    killed = runs = 0
-    batches_at_kill = []
-    while killed < kills:
+    cells = module(path, 0).train_cells
+    while True:
         journal = folder / "killed.jsonl"
         journal.unlink(missing_ok=True)
-        while not run_and_kill(partial(load, store, journal, rng.choice([0, 2]), epochs), rng.uniform(0, 0.6 * lasts)):
-            killed += 1
-            batches_at_kill.append(journal.read_bytes().count(b"\n") if journal.exists() else 0)
+        done = []
+        while not run_and_kill(partial(load, path, journal, rng.choice([0, 2]), epochs), rng.uniform(0, 0.6 * lasts)):
+            done.append(journal.read_bytes().count(b"\n") if journal.exists() else 0)
         seen = [json.loads(line) for line in journal.read_text().splitlines()]
         for epoch in range(epochs):
             own = np.concatenate([line["batch"][0] for line in seen if line["epoch"] == epoch])
             np.testing.assert_array_equal(np.sort(own), cells)
         assert [line["batch"] for line in seen] == [line["batch"] for line in expected]
-        runs += 1
-    return {
-        "kills": killed,
-        "runs": runs,
-        "batches of a run": len(expected),
-        "batches done at the kills": [min(batches_at_kill), max(batches_at_kill)],
-    }
+        yield done
+
+
+def until(rounds: Iterator[list[int]], kills: int) -> Iterator[list[int]]:
+    """Yield rounds until there were enough kills."""
+    while kills > 0:
+        done = next(rounds)
+        kills -= len(done)
+        yield done
 
 
 def main() -> None:
-    """Run the long version and print what happened."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the long version, a line for each round and a table at the end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="of each of the two")
     parser.add_argument("--commands", type=int, default=20, help="of those of preparing, kills of the real command")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--streamed", type=int, default=100, help="kills of loading from files that stay on disk")
+    parser.add_argument("--journal", type=Path, help="file of rounds to go on with")
     options = parser.parse_args()
-    for what, run in (
-        ("preparing", lambda f: kill_preparing(f, options.kills - options.commands, seed=options.seed)),
-        ("preparing, command", lambda f: kill_preparing(f, options.commands, seed=options.seed, command=True)),
-        ("loading", lambda f: kill_loading(f, options.kills, seed=options.seed)),
+    lines = options.journal.read_text().splitlines() if options.journal and options.journal.exists() else []
+    rounds: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    for what, kills, run in (
+        ("preparing", options.kills - options.commands, kill_preparing),
+        ("preparing, command", options.commands, partial(kill_preparing, command=True)),
+        ("loading", options.kills, kill_loading),
+        ("loading, streamed", options.streamed, partial(kill_loading, streamed=True)),
     ):
+        before = [one["at"] for one in rounds if one["what"] == what]
         with tempfile.TemporaryDirectory() as name:
-            print(what, json.dumps(run(Path(name))), flush=True)
+            for at in until(run(Path(name), seed=len(before)), kills - sum(map(len, before))):
+                rounds.append({"what": what, "at": at})
+                killed = sum(len(one["at"]) for one in rounds if one["what"] == what)
+                print(f"{what}: {killed} of {kills} kills", file=sys.stderr, flush=True)
+                if options.journal:
+                    with options.journal.open("a") as journal:
+                        journal.write(json.dumps(rounds[-1]) + "\n")
+    for what in dict.fromkeys(one["what"] for one in rounds):
+        own = [one["at"] for one in rounds if one["what"] == what]
+        kills, done = sum(map(len, own)), "batches" if what.startswith("loading") else "sources"
+        most = max(map(max, filter(None, own)))
+        print(
+            f"{what}: {kills} kills in {len(own)} rounds, each with 0 to {most} {done} done; nothing lost or repeated"
+        )
 
 
 if __name__ == "__main__":

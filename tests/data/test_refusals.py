@@ -60,6 +60,20 @@ def test_damaged(cells_file: Path, vocab: GeneVocab) -> None:
     assert "cells.h5ad: is damaged or not a valid h5ad" in refusal(cells_file, vocab)
 
 
+def test_unknown_compression(cells_file: Path, vocab: GeneVocab) -> None:
+    """As that of files written with a plug-in that is not installed here."""
+    with h5py.File(cells_file, "r+") as file:
+        values = file["X/data"][:]
+        del file["X/data"]
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk((len(values),))
+        plan.set_filter(32_099, h5py.h5z.FLAG_OPTIONAL, ())
+        kind, space = h5py.h5t.py_create(values.dtype), h5py.h5s.create_simple(values.shape)
+        made = h5py.h5d.create(file["X"].id, b"data", kind, space, plan)
+        made.write_direct_chunk((0,), values.tobytes())
+    assert "takes another package to read" in refusal(cells_file, vocab)
+
+
 def test_no_matching_genes(synthetic_cells: Make, write: Write, vocab: GeneVocab) -> None:
     message = refusal(write(synthetic_cells(genes=[f"XYZ{i}" for i in range(60)])), vocab)
     assert "none of its 60 gene names (XYZ0, XYZ1, XYZ2) is in the vocabulary" in message

@@ -133,7 +133,7 @@ def test_predict_in_file_order(tmp_path: Path, make: Callable[..., CellDataModul
 
 def test_state_before_between_and_after_epochs(make: Callable[..., CellDataModule]) -> None:
     loader = make().train_dataloader()
-    fixed = {"batches_per_epoch": len(loader), "processes": 1}
+    fixed = {"batches_per_epoch": len(loader), "blocks": 32, "processes": 1}
     assert loader.state_dict() == {"epoch": 0, "batches": 0, **fixed}
     batches = iter(loader)
     next(batches), next(batches)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from cellfm_torch.data import store_manifest, store_write
+from cellfm_torch.data import store_jobs, store_manifest, store_write
 from cellfm_torch.data.files import Input
 from cellfm_torch.data.gene_table import BUNDLED, Gene, GeneTable
 from cellfm_torch.data.genes import GeneVocab
@@ -167,7 +167,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def test_again_changes_nothing(store: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(store)
-    monkeypatch.setattr(store_write, "prepare_source", lambda *_: pytest.fail("a finished file was read again"))
+    monkeypatch.setattr(store_jobs, "prepare_source", lambda *_: pytest.fail("a finished file was read again"))
     outcome = prepare(files, store)
     assert (len(outcome.known), outcome.added) == (3, []) and snapshot(store) == before
 

@@ -6,6 +6,7 @@ Shapes: B cells, D width.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -53,6 +54,24 @@ def test_small_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_of(dtype=torch.float64, read_depth=True)
     batch = visible(LENGTHS, read_depth=True)
     assert (network.embedder()(batch) - plain(network, batch)).abs().max() < CLOSE[torch.float64]
+
+
+def test_long_cells_take_one_buffer_more(
+    monkeypatch: pytest.MonkeyPatch, peak_bytes: Callable[[Callable[[], object]], int]
+) -> None:
+    """Beside the tokens (N, D), and ids, values and the weights of the last sum, memory is that of a block."""
+    monkeypatch.setattr(fast, "BLOCK", 100)
+    network = network_of(num_layers=4)
+    embed, extra = network.embedder(), []
+    for tokens in (400, 8000):
+        once, times = visible([200]), tokens // 200
+        genes = {name: getattr(once, name).repeat(times) for name in ("gene_ids", "values", "hidden")}
+        batch = CellBatch(**genes, offsets=torch.tensor([0, tokens]), cell_index=once.cell_index)
+        embed(batch)  # makes the tables
+        extra.append(peak_bytes(lambda batch=batch: embed(batch)) - tokens * 64 * 4)  # type: ignore[misc]
+    block = 100 * 64 * 4
+    # q, k, v, u, the state's and the norm's copies; offsets of 80 pieces.
+    assert extra[1] < 20 * block and extra[1] - extra[0] < 4 * block, extra
 
 
 @pytest.mark.parametrize("offsets", [[0], [0, 5], [0, 5, 5, 5], [0, 100, 103], [0, 30, 60, 90, 95], [0, 0, 71, 80]])
@@ -111,6 +130,16 @@ def test_int8_is_close_and_not_exact() -> None:
     # The project's bar for the cosine. Tokens of 64 numbers in 127 steps: 0.9998 seen.
     assert F.cosine_similarity(found, exact).min() > 0.999
     assert (found - exact).abs().max() > 1e-4
+
+
+@needs_vnni
+def test_int8_keeps_cells_apart() -> None:
+    """Cls goes through exact products: its own rounding would be as large as the differences between these cells."""
+    network, batch = network_of(num_layers=2), visible([200] * 12)
+    found, exact = network.embedder(int8=True)(batch), plain(network, batch)
+    spread = (exact - exact.mean(0)).square().mean().sqrt()
+    # 0.26 seen; 2.9 where the prefix tokens are rounded like the genes.
+    assert (found - exact).square().mean().sqrt() < 0.6 * spread
 
 
 @needs_vnni

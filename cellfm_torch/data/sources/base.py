@@ -6,26 +6,22 @@ Shapes: C cells of a file, V genes (variables) of a file, n cells of a block.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cellfm_torch.errors import UserError
+from cellfm_torch.data.sources.h5_runs import StoredArray, StoredRows
 
 MEMORY = 1 << 25
 """Entries of a matrix that are held at a time where the layout on disk is by gene: 1.2 GB while they are sorted."""
 
 PIECE = 1 << 23
 """Values of a dense matrix, or entries of a matrix that is stored by gene, read at a time."""
-
-
-KINDS = (".h5ad", ".h5mu", ".h5", ".loom", ".zarr", ".mtx", ".csv", ".tsv")
-"""Endings that say what a file is."""
 
 
 class NoMatrixError(Exception):
@@ -138,6 +134,12 @@ class RowMatrix:
                 np.asarray(self._data[own]), np.asarray(self._indices[own]), indptr - own.start, self.shape[1]
             )
 
+    def stored(self) -> StoredRows | None:
+        """Return what reads any of the rows, also when the file is closed; None where it is not HDF5."""
+        if not isinstance(self._data, h5py.Dataset) or not isinstance(self._indices, h5py.Dataset):
+            return None
+        return StoredRows(StoredArray(self._data), StoredArray(self._indices), self._indptr)
+
 
 class ColumnMatrix:
     """A compressed matrix on disk whose entries are sorted by gene; parameters as for :class:`RowMatrix`.
@@ -216,37 +218,6 @@ def compressed(data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[np.int
         raise ValueError("its entries end before its index says so")
     checked = checked_indices(indices, columns)
     return sp.csr_matrix((numbers(data), checked, indptr), shape=(len(indptr) - 1, columns))
-
-
-@contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged part makes a library raise into one line that names the file."""
-    kind = path.suffix.removeprefix(".") if path.suffix in KINDS else "file of counts"
-    try:
-        yield
-    except UserError:
-        raise
-    except PermissionError:
-        raise UserError(f"{path}: no permission to read it") from None
-    except MemoryError:
-        raise UserError(f"{path}: does not fit into memory, or is damaged and claims to be larger than it is") from None
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        if "truncated file" in reason:
-            raise UserError(f"{path}: is truncated (its end is missing): copy or download it again") from None
-        raise UserError(f"{path}: is damaged or not a valid {kind} ({reason}): write or copy it again") from error
-
-
-def named_blocks(matrix: Matrix, size: int, path: Path) -> Iterator[sp.csr_matrix]:
-    """Yield the blocks of a matrix, with :func:`damage_named` around the reading of each."""
-    with damage_named(path):
-        blocks = matrix.blocks(size)
-    while True:
-        with damage_named(path):
-            block = next(blocks, None)
-        if block is None:
-            return
-        yield block
 
 
 def text(values: Any) -> NDArray[np.object_]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
 
-from cellfm_torch.data.sources.base import CellFile, damage_named
+with suppress(ImportError):  # lets HDF5 read more kinds of compression
+    import hdf5plugin  # noqa: F401
+
+from cellfm_torch.data.sources.base import CellFile
+from cellfm_torch.data.sources.damage import damage_named
 from cellfm_torch.data.sources.probe import look_at
 from cellfm_torch.errors import UserError
 

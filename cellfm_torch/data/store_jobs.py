@@ -1,0 +1,78 @@
+"""Sources prepared in several processes at once, none of which outlives the one that started them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from cellfm_torch.data.store_source import Job, prepare_source
+from cellfm_torch.errors import UserError
+
+Progress = Callable[[Path, int, int], None]
+"""Called with a source, its cells done, and all its cells."""
+
+
+def run_jobs(jobs: list[Job], processes: int, progress: Progress) -> Iterator[tuple[Job, dict[str, Any] | str]]:
+    """Yield each job with its manifest entry, or with what is wrong with its source."""
+    if processes <= 1 or len(jobs) <= 1:
+        for job in jobs:
+            yield job, _attempt(job, lambda done, total, job=job: progress(job.source, done, total))  # type: ignore[misc]
+        return
+    context = multiprocessing.get_context("spawn")
+    messages = context.SimpleQueue()
+
+    def listen() -> None:
+        while (message := messages.get()) is not None:
+            progress(*message)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, initializer=_begin, initargs=(messages,))
+    try:
+        futures = {pool.submit(_attempt_reporting, job): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that was reading a source was killed (by the system, for want of memory?): the finished sources "
+            "are in the store; give the same command again, with a lower processes=NUMBER"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        messages.put(None)
+        listener.join()
+
+
+def _attempt(job: Job, progress: Callable[[int, int], None]) -> dict[str, Any] | str:
+    try:
+        return prepare_source(job, progress)
+    except UserError as problem:
+        return str(problem)
+
+
+_messages: Any = None
+
+
+def _begin(messages: Any) -> None:
+    global _messages
+    _messages = messages
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is killed: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _attempt_reporting(job: Job) -> dict[str, Any] | str:
+    return _attempt(job, lambda done, total: _messages.put((job.source, done, total)))

@@ -81,7 +81,7 @@ def run(settings: Settings) -> Path:
 
     from benchmarks.machine import hardware_slug
     from cellfm_torch.errors import UserError
-    from cellfm_torch.memory import keep_freed_memory
+    from cellfm_torch.memory.device import keep_freed_memory
 
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: there is no GPU here")

@@ -128,7 +128,7 @@ def watch(job: dict[str, Any]) -> dict[str, Any]:
 
     from benchmarks.machine import sampled
     from benchmarks.timing import seconds_of
-    from cellfm_torch.memory import keep_freed_memory
+    from cellfm_torch.memory.device import keep_freed_memory
 
     torch.set_num_threads(job["threads"])
     if job["keep_memory"]:

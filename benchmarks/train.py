@@ -25,8 +25,8 @@ from benchmarks.report import progress
 from benchmarks.settings import Settings
 from benchmarks.timing import Side, Work, matmul_side, take_turns, utilisation
 from cellfm_torch import CellBatch, CellFM, pretraining_loss
-from cellfm_torch.checkpointing import checkpoint_layers
 from cellfm_torch.errors import UserError
+from cellfm_torch.memory.checkpointing import checkpoint_layers
 from cellfm_torch.ops.backend import runs_on, use_backend
 from cellfm_torch.optim import MindSporeAdam
 

@@ -77,7 +77,7 @@ VERBS: dict[str, Verb] = {
         "cellfm train --data 'cells/*.h5ad' --run-dir runs/mine data.mask_fraction=0.3",
     ),
     "prepare": Verb(
-        "cellfm_torch.prepare",
+        "cellfm_torch.commands.prepare",
         "files of cells -> a prepared store, the fastest to train on; more files may be added later",
         (
             Option("--output", "output={}", "folder of the store"),
@@ -89,13 +89,13 @@ VERBS: dict[str, Verb] = {
         words=("sources", "SOURCE"),
     ),
     "store": Verb(
-        "cellfm_torch.store",
+        "cellfm_torch.commands.store",
         "look at a prepared store: cellfm store info STORE; check it: cellfm store verify STORE",
         None,
         "cellfm store info cells.store",
     ),
     "genes": Verb(
-        "cellfm_torch.genes",
+        "cellfm_torch.commands.genes",
         "tables of gene names: build",
         None,
         "cellfm genes build hgnc_complete_set.txt",
@@ -107,7 +107,7 @@ VERBS: dict[str, Verb] = {
         "cellfm convert CellFM_80M_weight.ckpt",
     ),
     "estimate": Verb(
-        "cellfm_torch.estimate",
+        "cellfm_torch.commands.estimate",
         "memory, arithmetic and expected speed of a model",
         None,
         "cellfm estimate 800m --tokens 65536 --dtype bfloat16 --rate 600",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cellfm_torch import hydra_app
+from cellfm_torch.commands import hydra_app
 from cellfm_torch.errors import UserError
 
 
@@ -26,8 +26,8 @@ def train(cfg: Any) -> int:
     from cellfm_torch.ops.backend import set_backend
 
     set_backend(cfg.backend)
-    from cellfm_torch.interrupt import RandomState, SaveOnStop, Stopped, StopSignals
-    from cellfm_torch.run_folder import RunFolder
+    from cellfm_torch.commands.interrupt import RandomState, SaveOnStop, Stopped, StopSignals
+    from cellfm_torch.commands.run_folder import RunFolder
 
     console = Console()
     folder = RunFolder(cfg.run_dir)

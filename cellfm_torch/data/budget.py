@@ -18,7 +18,7 @@ class TokenBudgetDataModule(LightningDataModule):
     ----------
     token_budget
         Most gene tokens per batch and device. ``"auto"``: left open, for
-        :class:`~cellfm_torch.memory_callbacks.TokenBudgetFinder` to find the largest that fits.
+        :class:`~cellfm_torch.callbacks.memory.TokenBudgetFinder` to find the largest that fits.
 
     Attributes
     ----------

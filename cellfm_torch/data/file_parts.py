@@ -21,7 +21,7 @@ from cellfm_torch.data.report import ReadReport, print_report
 from cellfm_torch.data.sources.probe import look_at
 from cellfm_torch.data.table import CellTable, JoinedTable, MemoryTable
 from cellfm_torch.errors import UserError
-from cellfm_torch.memory import total_memory
+from cellfm_torch.memory.device import total_memory
 
 Stream = bool | Literal["auto"]
 

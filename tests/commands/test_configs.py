@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from cellfm_torch import CellFM, CellFMConfig, hydra_app, paths
+from cellfm_torch import CellFM, CellFMConfig, paths
+from cellfm_torch.commands import hydra_app
 
 FILES = sorted(path.relative_to(paths.CONF).with_suffix("") for path in paths.CONF.rglob("*.yaml"))
 GROUPS = sorted(path for path in FILES if len(path.parts) == 2)

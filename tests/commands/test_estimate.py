@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cellfm_torch import CellFM, CellFMConfig, cli
-from cellfm_torch.estimate import MATMUL, estimate, measured_rate, usual_utilisation
+from cellfm_torch.commands.estimate import MATMUL, estimate, measured_rate, usual_utilisation
 
 
 def asked(capsys: pytest.CaptureFixture[str], *typed: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def test_a_model_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cellfm_torch.estimate.measured_rate", lambda device, dtype: 1e11)
+    monkeypatch.setattr("cellfm_torch.commands.estimate.measured_rate", lambda device, dtype: 1e11)
     assert cli.main(["estimate", "tiny", "--device", "cpu", "--checkpointing", "1"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     for words in ("3.74 M", "16,384 tokens", "20.1 cells of 817 genes", "with 1 of 4 layers", "100 GFLOP/s"):
@@ -79,14 +79,14 @@ def test_rate_is_of_the_product_it_says(monkeypatch: pytest.MonkeyPatch) -> None
     import torch
 
     times = iter([0.0, 9.0, 10.0, 12.0, 20.0, 21.0])
-    monkeypatch.setattr("cellfm_torch.estimate.time.perf_counter", lambda: next(times))
-    monkeypatch.setattr("cellfm_torch.estimate.MATMUL", (4, 8, 2))
+    monkeypatch.setattr("cellfm_torch.commands.estimate.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr("cellfm_torch.commands.estimate.MATMUL", (4, 8, 2))
     assert measured_rate("cpu", torch.float32, repeats=2) == 2 * 4 * 8 * 2 / 1.0  # the best of 9, 2 and 1 s
     assert MATMUL == (4096, 1536, 6144)
 
 
 def test_estimate_of_this_machine_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cellfm_torch.estimate.MATMUL", (256, 256, 256))
+    monkeypatch.setattr("cellfm_torch.commands.estimate.MATMUL", (256, 256, 256))
     said = estimate(CellFMConfig(1, dim=32, num_heads=1, num_genes=5), tokens=100, rate=None)
     assert said["rate"]["measured_on"] == "cpu" and said["available_memory"] > 0
     assert said["rate"]["operations_per_second"] > 1e8

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from cellfm_torch.commands.genes import main
 from cellfm_torch.data.gene_table import BUNDLED, Gene, GeneTable, cached_table, ensembl_id, find_table
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.hgnc import read_hgnc
 from cellfm_torch.data.vocab.make_genes import make_table, read_release
 from cellfm_torch.errors import UserError
-from cellfm_torch.genes import main
 
 HGNC = (
     "hgnc_id\tsymbol\tstatus\talias_symbol\tprev_symbol\tensembl_gene_id\n"

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cellfm_torch import __version__, hydra_app
+from cellfm_torch import __version__
+from cellfm_torch.commands import hydra_app
 
 
 def prepare(cfg: Any) -> int:
@@ -22,6 +23,8 @@ def prepare(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
+    from cellfm_torch.commands.file_progress import FileProgress
+    from cellfm_torch.commands.store_page import write_page
     from cellfm_torch.data.files import find_inputs
     from cellfm_torch.data.options import ReadOptions
     from cellfm_torch.data.report import MOST_WARNINGS
@@ -29,8 +32,6 @@ def prepare(cfg: Any) -> int:
     from cellfm_torch.data.store_write import StoreOptions
     from cellfm_torch.data.store_write import prepare as add
     from cellfm_torch.errors import UserError
-    from cellfm_torch.file_progress import FileProgress
-    from cellfm_torch.store_page import write_page
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     for name in ("shard_cells", "block_cells", "processes"):

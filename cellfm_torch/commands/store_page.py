@@ -15,7 +15,7 @@ import numpy as np
 from cellfm_torch.data.store import Store
 from cellfm_torch.data.store_quality import EDGES, dense, quantile
 from cellfm_torch.files import write_text
-from cellfm_torch.pictures import PALETTE
+from cellfm_torch.plots.cells import PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cellfm_torch.batch import CellBatch
-from cellfm_torch.checkpointing import checkpoint_layers
-from cellfm_torch.ledger import Ledger
+from cellfm_torch.memory.checkpointing import checkpoint_layers
+from cellfm_torch.memory.ledger import Ledger
 from cellfm_torch.model import CellFM, CellFMConfig
 from cellfm_torch.tasks.losses import pretraining_loss
 

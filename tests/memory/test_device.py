@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from cellfm_torch.ledger import Ledger
-from cellfm_torch.memory import available_memory, largest, total_memory
+from cellfm_torch.memory.device import available_memory, largest, total_memory
+from cellfm_torch.memory.ledger import Ledger
 
 MB = 250_000  # float32 numbers
 
@@ -123,7 +123,7 @@ def test_kept_memory_is_not_mapped_again() -> None:
     """Page faults of 40 tensors of 64 MB one after the other: each maps its pages, or takes those of the last one."""
     code = (
         "import resource, torch\n"
-        "from cellfm_torch.memory import keep_freed_memory\n"
+        "from cellfm_torch.memory.device import keep_freed_memory\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(40): torch.ones(16 << 20)\n"

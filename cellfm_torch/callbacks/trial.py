@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellfm_torch.errors import UserError
-from cellfm_torch.ledger import Ledger
-from cellfm_torch.memory import CPU_FRAGMENTATION, HEAD_ROOM, available_memory
+from cellfm_torch.memory.device import CPU_FRAGMENTATION, HEAD_ROOM, available_memory
+from cellfm_torch.memory.ledger import Ledger
 
 ADAM_STATES = 2
 """Tensors of a weight's size that the optimiser keeps for it."""

@@ -17,7 +17,7 @@ def amount(number: float) -> str:
 
 
 def table_of(result: dict[str, Any], *, title: str) -> Table:
-    """Lay out what :func:`~cellfm_torch.estimate.estimate` returned."""
+    """Lay out what :func:`~cellfm_torch.commands.estimate.estimate` returned."""
     network, batch, memory = result["network"], result["batch"], result["training_memory"]
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column()

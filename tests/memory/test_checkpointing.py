@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from cellfm_torch import CellBatch, CellFM, CellFMConfig, pretraining_loss
-from cellfm_torch.checkpointing import checkpoint_layers
 from cellfm_torch.errors import UserError
-from cellfm_torch.ledger import Ledger
+from cellfm_torch.memory.checkpointing import checkpoint_layers
+from cellfm_torch.memory.ledger import Ledger
 
 NUM_LAYERS = 4
 

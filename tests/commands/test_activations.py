@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from cellfm_torch import CellBatch, CellFM, CellFMConfig, pretraining_loss
-from cellfm_torch.activations import embedding_activations, partly_checkpointed, training_activations
-from cellfm_torch.checkpointing import checkpoint_layers
-from cellfm_torch.ledger import Ledger
+from cellfm_torch.commands.activations import embedding_activations, partly_checkpointed, training_activations
+from cellfm_torch.memory.checkpointing import checkpoint_layers
+from cellfm_torch.memory.ledger import Ledger
 
 CPU = torch.device("cpu")
 # Counting is exact; what is left is what does not grow in a straight line, such as the chunks of retention.

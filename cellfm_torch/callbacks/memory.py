@@ -13,10 +13,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import nn
 
-from cellfm_torch.checkpointing import check_policy, checkpoint_layers
+from cellfm_torch.callbacks.trial import StepTrial
 from cellfm_torch.errors import UserError, nearest
-from cellfm_torch.memory import HEAD_ROOM, available_memory, keep_freed_memory, largest, peak_memory
-from cellfm_torch.trial import StepTrial
+from cellfm_torch.memory.checkpointing import check_policy, checkpoint_layers
+from cellfm_torch.memory.device import HEAD_ROOM, available_memory, keep_freed_memory, largest, peak_memory
 
 
 def _say(text: str) -> None:

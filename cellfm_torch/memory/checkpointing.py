@@ -55,7 +55,7 @@ def checkpoint_layers(layers: Sequence[nn.Module] | nn.ModuleList, policy: int |
     ------
     UserError
         For another policy; ``"auto"`` needs to know the memory, see
-        :class:`~cellfm_torch.memory_callbacks.ActivationCheckpointing`.
+        :class:`~cellfm_torch.callbacks.memory.ActivationCheckpointing`.
     """
     check_policy(policy)
     if policy == "auto":

@@ -17,11 +17,11 @@ from matplotlib.image import imread
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, RandomSampler
 
-from cellfm_torch import pictures
 from cellfm_torch.batch import CellBatch
 from cellfm_torch.callbacks import BackboneFreezer, EmbeddingWriter, LossCurve, Throughput, UMAPPicture
 from cellfm_torch.errors import UserError
 from cellfm_torch.paths import CONF
+from cellfm_torch.plots import cells as pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -16,8 +16,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from cellfm_torch import pictures
 from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.plots import cells as pictures
 
 
 def _default_embedding(pl_module: Any, batch: Any) -> Tensor:

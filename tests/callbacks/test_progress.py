@@ -12,9 +12,8 @@ import torch
 from foreign import foreign, loader, saver, trainer
 from rich.console import Console
 
-from cellfm_torch import progress
-from cellfm_torch.callbacks import Throughput
-from cellfm_torch.progress import RunProgress, clock, short
+from cellfm_torch.callbacks import Throughput, progress
+from cellfm_torch.callbacks.progress import RunProgress, clock, short
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -87,7 +86,7 @@ def test_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bar = RunProgress(console(terminal=False))
     bar._start("Training", 100, 60)
     bar._done = 70
-    monkeypatch.setattr("cellfm_torch.progress.time.monotonic", lambda: bar._started + 20)
+    monkeypatch.setattr("cellfm_torch.callbacks.progress.time.monotonic", lambda: bar._started + 20)
     assert bar._time_left() == pytest.approx(60)
 
 

@@ -14,11 +14,11 @@ import torch
 
 from cellfm_torch import CellFM, CellFMConfig, PretrainTask
 from cellfm_torch.callbacks import ActivationCheckpointing, KeepFreedMemory, MatmulPrecision, TokenBudgetFinder
+from cellfm_torch.callbacks.trial import StepTrial
 from cellfm_torch.data.module import CellDataModule
 from cellfm_torch.errors import UserError
-from cellfm_torch.memory import HEAD_ROOM
+from cellfm_torch.memory.device import HEAD_ROOM
 from cellfm_torch.paths import PBMC3K
-from cellfm_torch.trial import StepTrial
 
 Make = Callable[[Any], CellDataModule]
 
@@ -67,7 +67,7 @@ class Watch(pl.Callback):
 
 
 def memory(monkeypatch: pytest.MonkeyPatch, num_bytes: float) -> None:
-    monkeypatch.setattr("cellfm_torch.trial.available_memory", lambda device: int(num_bytes))
+    monkeypatch.setattr("cellfm_torch.callbacks.trial.available_memory", lambda device: int(num_bytes))
 
 
 def test_budget_fills_the_memory_there_is(
@@ -179,7 +179,7 @@ class FakeTrial:
 
 
 def test_budget_by_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cellfm_torch.memory_callbacks.available_memory", lambda device: 100)
+    monkeypatch.setattr("cellfm_torch.callbacks.memory.available_memory", lambda device: 100)
     trial: Any = FakeTrial(70_000)
     found = TokenBudgetFinder._by_trial(trial, 4096, 10**6)
     assert 70_000 / 1.06 < found <= 70_000 and found in trial.tried and max(trial.tried) > 70_000
@@ -266,9 +266,9 @@ def test_precision_of_products_is_for_cuda_and_for_the_run() -> None:
 
 def test_freed_memory_is_kept_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     free, asked = [31e9], []
-    monkeypatch.setattr("cellfm_torch.memory_callbacks.available_memory", lambda: free[0])
-    monkeypatch.setattr("cellfm_torch.memory_callbacks.peak_memory", lambda: 5e9)
-    monkeypatch.setattr("cellfm_torch.memory_callbacks.keep_freed_memory", lambda keep=True: asked.append(keep) or True)
+    monkeypatch.setattr("cellfm_torch.callbacks.memory.available_memory", lambda: free[0])
+    monkeypatch.setattr("cellfm_torch.callbacks.memory.peak_memory", lambda: 5e9)
+    monkeypatch.setattr("cellfm_torch.callbacks.memory.keep_freed_memory", lambda keep=True: asked.append(keep) or True)
 
     def steps(callback: KeepFreedMemory, kind: str = "cpu") -> list[bool]:
         place = types.SimpleNamespace(root_device=torch.device(kind))

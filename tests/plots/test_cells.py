@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import written_beside
-from cellfm_torch.pictures import loss_curve, read_history, save_figure, umap_coordinates, umap_plot
+from cellfm_torch.plots.cells import loss_curve, read_history, save_figure, umap_coordinates, umap_plot
 
 matplotlib.use("Agg")
 

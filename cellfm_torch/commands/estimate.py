@@ -126,8 +126,8 @@ def estimate(
     """
     import torch
 
-    from cellfm_torch.activations import embedding_activations, partly_checkpointed, training_activations
-    from cellfm_torch.memory import CPU_FRAGMENTATION, available_memory
+    from cellfm_torch.commands.activations import embedding_activations, partly_checkpointed, training_activations
+    from cellfm_torch.memory.device import CPU_FRAGMENTATION, available_memory
     from cellfm_torch.model import cost
 
     where, kind = torch.device(device), getattr(torch, dtype)
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.json:
         print(json.dumps(result, indent=2))
     else:
-        from cellfm_torch.estimate_table import show
+        from cellfm_torch.commands.estimate_table import show
 
         show(result, title=" ".join([given.model, *given.changes]))
     return 0

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def test_throughput_counts_cells_and_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("cellfm_torch.callbacks.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("cellfm_torch.callbacks.throughput.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
     logged: dict[str, float] = {}
     module: Any = types.SimpleNamespace(log=lambda name, value, **_: logged.update({name: value}))
     run: Any = types.SimpleNamespace(world_size=1)

@@ -1,0 +1,1 @@
+"""What is behind the verbs of ``cellfm``, except training, and what they all share."""

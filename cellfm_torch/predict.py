@@ -5,9 +5,11 @@ Shapes: B cells of a batch, C width of a cell embedding, G genes of the vocabula
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
@@ -27,14 +29,14 @@ def predict(
     target_depth: str | None = None,
     totals: str | None = None,
     token_budget: int = 16384,
-    min_genes: int = 1,
+    min_genes: int = 0,
     **reading: Any,
 ) -> Iterator[tuple[pd.Index, NDArray[Any]]]:
     """Yield one output of a model for all cells of files, some cells at a time, in file order.
 
     Genes are found in the model's vocabulary by symbol, Ensembl id, previous symbol or alias; those that a file lacks
     count as not expressed. A report of the genes and cells found is printed before the first batch. Cells without any
-    count in the vocabulary get no row: the report counts them, and they are absent from the names.
+    count in the vocabulary get rows of NaN, and a warning says how many they are.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ def predict(
     token_budget
         Gene tokens per batch.
     min_genes
-        Cells that express fewer genes of the vocabulary get no row either.
+        Cells that express fewer genes of the vocabulary are left out: neither rows nor names.
     reading
         Further fields of :class:`~cellfm_torch.data.options.ReadOptions`: ``layer``, ``counts``, ``genes`` and others.
 
@@ -105,6 +107,28 @@ def predict(
 def _batches(data: CellDataModule, model: Backbone, output: str) -> Iterator[tuple[pd.Index, NDArray[Any]]]:
     compute, device = model.outputs()[output], next(model.parameters()).device
     data.setup("predict")
-    names = data.obs.index
+    names, done = data.obs.index, 0
+    if (without := np.flatnonzero(data.table.lengths == 0)).size == len(names):
+        raise UserError(f"none of the {len(names):,} cells has counts in the model's genes")
+    if without.size:
+        warnings.warn(
+            f"{without.size:,} of {len(names):,} cells have no counts in the model's genes, such as "
+            f"{names[without[0]]}: their rows are NaN",
+            stacklevel=3,
+        )
     for batch in data.predict_dataloader():
-        yield names[batch.cell_index.numpy()], compute(batch.to(device)).float().cpu().numpy()
+        values = compute(batch.to(device)).float().cpu().numpy()
+        rows = batch.cell_index.numpy()
+        yield names[done : rows[-1] + 1], _spread(values, rows - done)
+        done = int(rows[-1]) + 1
+    if done < len(names):
+        yield names[done:], np.full((len(names) - done, *values.shape[1:]), np.nan, values.dtype)
+
+
+def _spread(values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Return values at ascending rows, and NaN in the rows between them."""
+    if len(rows) == rows[-1] + 1:
+        return values
+    spread = np.full((rows[-1] + 1, *values.shape[1:]), np.nan, values.dtype)
+    spread[rows] = values
+    return spread

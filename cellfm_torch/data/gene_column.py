@@ -48,15 +48,16 @@ def find_genes(var: pd.DataFrame, vocab: GeneVocab, options: GeneOptions, *, fil
             f"{file}: var has no column '{options.column}' (it has {examples(there, most=20) or 'none'})"
             f"{nearest(options.column, there)}"
         )
-    best: FoundGenes | None = None
-    species = None
-    for column, names in _candidates(var, options.column):
-        found = FoundGenes(vocab.match(names, rule=options.match, table=table), column)
-        if best is None or _distinct(found.match) > BETTER * _distinct(best.match):
+    tried = [
+        FoundGenes(vocab.match(names, rule=options.match, table=table), column)
+        for column, names in _candidates(var, options.column)
+    ]
+    best = tried[0]  # var_names are always there
+    for found in tried[1:]:
+        if _distinct(found.match) > BETTER * _distinct(best.match):
             best = found
-        species = species or guess_species(found.match.names)
-    assert best is not None  # var_names are always there
-    if species and len(best.match.matched) < FOREIGN * len(best.match.names):
+    few = len(best.match.matched) < FOREIGN * len(best.match.names)
+    if few and (species := next(filter(None, (guess_species(found.match.names) for found in tried)), None)):
         names = examples(best.match.names)
         raise UserError(
             f"{file}: its genes look like those of {species} ({names}), the model's are human: map them to their "

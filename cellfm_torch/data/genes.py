@@ -6,7 +6,7 @@ Shapes: G genes of the vocabulary, V genes (variables) of a file.
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +106,7 @@ class GeneVocab:
         self.symbols = tuple(symbols)
         self.first_id = first_id
         self._position = {symbol: i for i, symbol in enumerate(self.symbols)}
+        self._matched: deque[tuple[tuple[tuple[str, ...], GeneTable, str], GeneMatch]] = deque(maxlen=4)
         if not self.symbols:
             raise UserError("gene list is empty: give one gene symbol a line")
         if len(self._position) < len(self.symbols):
@@ -160,4 +161,10 @@ class GeneVocab:
         """
         table = table if isinstance(table, GeneTable) else find_table(table)
         given = tuple(str(name).strip() for name in names)
-        return GeneMatch(given, *match_names(given, self._position, table, rule=rule), table=table.source)
+        # Files of one study have the same genes: one of ten thousand files is matched, the others are looked up.
+        for asked, match in self._matched:
+            if asked[1] is table and asked == (given, table, rule):
+                return match
+        match = GeneMatch(given, *match_names(given, self._position, table, rule=rule), table=table.source)
+        self._matched.appendleft(((given, table, rule), match))
+        return match

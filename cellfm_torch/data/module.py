@@ -215,14 +215,15 @@ class CellDataModule(TokenBudgetDataModule):
 
     @cached_property
     def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows of the training and of the validation cells, both ascending."""
+        """Rows of the training and of the validation cells, both ascending; cells without counts are neither."""
         if self.split_by == "cell":
             held_out = split_cells(len(self.table), self.val_fraction, seed=self.seed)
         else:
             by = SOURCE_COLUMN if self.split_by == "dataset" else self.split_by
             groups = self._column(by, "split_by")
             held_out = split_groups(groups, self.val_fraction, seed=self.seed, names=self.val_groups, by=self.split_by)
-        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        there = self.table.lengths > 0
+        return np.flatnonzero(there & ~held_out), np.flatnonzero(there & held_out)
 
     @property
     def train_cells(self) -> NDArray[np.int64]:
@@ -243,6 +244,12 @@ class CellDataModule(TokenBudgetDataModule):
     def least_token_budget(self) -> int:
         """Twice the longest cell, its targets among unexpressed genes included."""
         return 2 * int(self._loader().sampler.lengths.max())
+
+    @property
+    def cells_with_counts(self) -> NDArray[np.int64] | None:
+        """Rows of the cells kept that a model can say something of, ascending; None for all of them."""
+        there = self.table.lengths > 0
+        return None if there.all() else np.flatnonzero(there)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the files and split the cells, once; every wrong option is found here, before anything is written."""
@@ -306,5 +313,5 @@ class CellDataModule(TokenBudgetDataModule):
         return self._loader(self.val_cells, targets=False)
 
     def predict_dataloader(self) -> CellLoader:
-        """Return all cells kept, in file order, as they are: nothing hidden, nothing downsampled, no targets."""
-        return self._loader(targets=False)
+        """Return all cells kept that have counts, in file order, as they are: nothing hidden, no targets."""
+        return self._loader(self.cells_with_counts, targets=False)

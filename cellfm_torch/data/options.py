@@ -63,8 +63,8 @@ class ReadOptions:
         genes it knows.
     genes : GeneOptions or mapping of its fields
     min_genes, max_genes : int, int or None
-        Cells with fewer or more expressed genes of the vocabulary are dropped; None for no upper limit. Published
-        pretraining: 200 and 2,048.
+        Cells with fewer or more expressed genes of the vocabulary are dropped; None for no upper limit. 0 keeps cells
+        without counts too, of which training makes no use. Published pretraining: 200 and 2,048.
     min_counts, max_counts : int or None
         Cells with fewer or more counts, over all genes of the file, are dropped.
     max_mito : float or None

@@ -47,13 +47,15 @@ def why_dropped(
 ) -> dict[str, NDArray[np.bool_]]:
     """Reasons for dropping cells, each with the cells (n,) it holds for; a cell has at most one.
 
+    With ``min_genes=0``, cells without counts stay too.
+
     Parameters
     ----------
     expressed : (n,)
         Genes of the vocabulary that a cell expresses.
     """
     limits = {
-        "without counts in the vocabulary": expressed == 0,
+        "without counts in the vocabulary": (expressed == 0) & (options.min_genes > 0),
         f"with fewer than {options.min_genes:,} genes": expressed < options.min_genes,
     }
     if options.max_genes is not None:

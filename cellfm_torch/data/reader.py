@@ -64,7 +64,7 @@ def read_cells(path: PathLike | Iterable[PathLike], vocab: GeneVocab, **options:
     """Read files into whole counts over a vocabulary.
 
     Counts are scaled by 1 / max(1, total / most_counts) per cell, with the total over all genes of the file, and
-    rounded (published CellFM recipe, with 1e5). Cells without any count in the vocabulary are always dropped.
+    rounded (published CellFM recipe, with 1e5).
 
     Parameters
     ----------

@@ -71,7 +71,7 @@ class StoreTable:
                 f"(such as {vocab.symbols[0]}): it was prepared for other models"
             )
         lengths = self._open()
-        kept = lengths >= max(min_genes, 1)
+        kept = lengths >= min_genes
         if max_genes is not None:
             kept &= lengths <= max_genes
         if not kept.any():

@@ -62,6 +62,11 @@ def make_files(folder: Path, number: int) -> list[Path]:
     return files
 
 
+def moment(rng: random.Random, lasts: float, kills: int) -> float:
+    """Draw when to kill work that lasts so many seconds in peace: later with every kill, so that it ends at all."""
+    return rng.uniform(0, 1.1 * lasts * (1 + kills / 10))
+
+
 def run_and_kill(work: Callable[[], None], seconds: float) -> bool:
     """Run in a forked process that is killed after some time; True where it had ended well before."""
     child = os.fork()
@@ -153,9 +158,9 @@ def kill_preparing(folder: Path, *, seed: int, files: int = 12, command: bool = 
         finished = []
         while True:
             if command:
-                done = command_and_kill(typed, rng.uniform(0.2, 1.3) * lasts, group=rng.random() < 0.5)
+                done = command_and_kill(typed, moment(rng, lasts, len(finished)), group=rng.random() < 0.5)
             else:
-                done = run_and_kill(partial(quietly, sources, target), rng.uniform(0, 1.1 * lasts))
+                done = run_and_kill(partial(quietly, sources, target), moment(rng, lasts, len(finished)))
             if done:
                 break
             finished.append(check_unfinished(target))
@@ -213,8 +218,8 @@ def kill_loading(folder: Path, *, seed: int, epochs: int = 2, streamed: bool = F
     while True:
         journal = folder / "killed.jsonl"
         journal.unlink(missing_ok=True)
-        done = []
-        while not run_and_kill(partial(load, path, journal, rng.choice([0, 2]), epochs), rng.uniform(0, 1.1 * lasts)):
+        done: list[int] = []
+        while not run_and_kill(partial(load, path, journal, rng.choice([0, 2]), epochs), moment(rng, lasts, len(done))):
             done.append(journal.read_bytes().count(b"\n") if journal.exists() else 0)
         seen = [json.loads(line) for line in journal.read_text().splitlines()]
         for epoch in range(epochs):

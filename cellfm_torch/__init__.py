@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from cellfm_torch.data.genes import GeneVocab
     from cellfm_torch.data.module import CellDataModule
+    from cellfm_torch.embedding import embed
     from cellfm_torch.errors import UserError
     from cellfm_torch.model import (
         CellFM,
@@ -55,6 +56,7 @@ _HOME = {
     ),
     "data.genes": ("GeneVocab",),
     "data.module": ("CellDataModule",),
+    "embedding": ("embed",),
     "errors": ("UserError",),
     "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction", "ScFoundation", "ScFoundationConfig", "load_model"),
     "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
@@ -88,6 +90,7 @@ __all__ = [
     "TokenBudgetFinder",
     "UMAPPicture",
     "UserError",
+    "embed",
     "load_model",
     "predict",
     "pretraining_loss",

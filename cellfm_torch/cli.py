@@ -76,6 +76,21 @@ VERBS: dict[str, Verb] = {
         ),
         "cellfm train --data 'cells/*.h5ad' --run-dir runs/mine data.mask_fraction=0.3",
     ),
+    "embed": Verb(
+        "cellfm_torch.commands.embed",
+        "embeddings of all cells of a file -> h5ad",
+        (
+            Option("--model", "model_folder={}", "model folder"),
+            Option("--output", "output={}", "h5ad file to write (default: CELLS_cellfm.h5ad beside the cells)"),
+            Option("--layer", "data.layer={}", "matrix of raw counts: raw, or the name of a layer (default: X)"),
+            Option("--key", "key={}", "name in obsm (default: X_cellfm)"),
+            Option("--int8", "int8=true", "8-bit integers: twice as fast on a CPU with VNNI, no longer exact"),
+            Option("--devices", "devices={}", "processes or GPUs (default: 1)"),
+            Option("--overwrite", "overwrite=true", "replace the output where it exists"),
+        ),
+        "cellfm embed cells.h5ad --model runs/mine/model",
+        words=("cells", "CELLS"),
+    ),
     "prepare": Verb(
         "cellfm_torch.commands.prepare",
         "files of cells -> a prepared store, the fastest to train on; more files may be added later",

@@ -23,6 +23,7 @@ ROOMS = {
     "callbacks": ("callbacks",),
     "convert": ("convert",),
     "predict": ("predict",),
+    "embedding": ("embedding",),
     "public": ("__init__",),
 }
 MAY_IMPORT = {
@@ -36,7 +37,8 @@ MAY_IMPORT = {
     "callbacks": {"base", "plots", "callbacks"},
     "convert": {"base", "data", "optim", "model", "tasks", "convert", "public"},
     "predict": {"base", "data", "model", "predict"},
-    "public": {"base", "data", "ops", "model", "tasks", "callbacks", "predict", "public"},
+    "embedding": {"base", "data", "model", "callbacks", "embedding", "public"},
+    "public": {"base", "data", "ops", "model", "tasks", "callbacks", "predict", "embedding", "public"},
 }
 MAY_IMPORT["commands"] = {*MAY_IMPORT, "commands"}
 ROOM_OF = {module: room for room, modules in ROOMS.items() for module in modules}

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from cellfm_torch.data.file_parts import FilePart, StreamedPart
-from cellfm_torch.data.files import PathLike
+from cellfm_torch.data.files import Given, as_list
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.reader import Cells
+from cellfm_torch.data.report import ReadReport
 from cellfm_torch.data.source import SOURCE_COLUMN
 from cellfm_torch.data.store import Store, is_store, join_columns
 from cellfm_torch.data.store_table import StoreTable
@@ -29,9 +30,10 @@ from cellfm_torch.errors import UserError
 
 
 class Part(Protocol):
-    """Some of the cells, from one place."""
+    """Some of the cells, from one place; `reports` are of the files, none of a store's."""
 
     columns: list[str]
+    reports: tuple[ReadReport, ...]
 
     @property
     def table(self) -> CellTable:
@@ -39,6 +41,9 @@ class Part(Protocol):
 
     def column(self, name: str) -> pd.Series:
         """Return an annotation of the part's cells."""
+
+    def say(self) -> None:
+        """Print what was read."""
 
 
 class StorePart:
@@ -48,9 +53,10 @@ class StorePart:
         self.store = store
         self.table = StoreTable(store, vocab, **options)
         self.columns = list(dict.fromkeys([*store.columns, SOURCE_COLUMN]))
-        rank_zero_only(self._report)()
+        self.reports: tuple[ReadReport, ...] = ()
 
-    def _report(self) -> None:
+    def say(self) -> None:
+        """Print what was opened, and what was left out."""
         console = Console()
         line = (
             f"{self.store.path}: {len(self.table):,} of {len(self.store):,} cells of {len(self.store.sources):,} files"
@@ -109,6 +115,17 @@ class Collection:
             return only.obs
         return pd.DataFrame({name: self.column(name) for name in self.columns})
 
+    @property
+    def reports(self) -> tuple[ReadReport, ...]:
+        """What became of the cells and genes of each file; nothing of stores, which were reported on when prepared."""
+        return tuple(report for part in self.parts for report in part.reports)
+
+    @rank_zero_only
+    def say(self) -> None:
+        """Print what was read, once for all processes."""
+        for part in self.parts:
+            part.say()
+
     def cells(self) -> Cells:
         """Return the cells of files.
 
@@ -126,7 +143,7 @@ class Collection:
 
 
 def collect(
-    path: PathLike | Iterable[PathLike],
+    path: Given | Iterable[Given],
     vocab: GeneVocab,
     *,
     open_files: Callable[[Any], Part],
@@ -150,16 +167,15 @@ def collect(
     separate
         Each path is a part of its own; otherwise files side by side are one part.
     """
-    given: list[Any] = [path] if isinstance(path, str | Path) else list(path)  # type: ignore[arg-type]
     parts: list[Part] = []
-    waiting: list[Any] = []
-    for item in [*given, None]:
-        stored = item is not None and is_store(item)
+    waiting: list[Given] = []
+    for item in [*as_list(path), None]:
+        stored = is_store(item)
         if waiting and (item is None or stored or separate):
             parts.append(open_files(waiting))
             waiting = []
         if stored:
-            store = Store(item, skip_damaged=skip_damaged)
+            store = Store(Path(str(item)), skip_damaged=skip_damaged)
             limits = {"min_genes": min_genes, "max_genes": max_genes, "most_counts": most_counts}
             parts.append(StorePart(store, vocab, **limits, block_size=block_size))
         elif item is not None:

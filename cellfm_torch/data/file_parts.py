@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cellfm_torch.data.file_table import FileTable, NotStored
-from cellfm_torch.data.files import Input, PathLike, find_inputs
+from cellfm_torch.data.files import Given, Input, find_inputs
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
 from cellfm_torch.data.reader import Cells, none_left, read_cells, read_file, told_apart
@@ -43,7 +43,11 @@ class FilePart:
         self.obs = cells.obs
         self.table: CellTable = MemoryTable(cells.counts)
         self.columns = [str(name) for name in cells.obs.columns]
-        rank_zero_only(print_report)(cells.reports)
+        self.reports = cells.reports
+
+    def say(self) -> None:
+        """Print what was read."""
+        print_report(self.reports)
 
     def column(self, name: str) -> pd.Series:
         """Return an annotation."""
@@ -62,17 +66,17 @@ class StreamedPart:
     """Cells of files that stay on disk."""
 
     def __init__(self, files: Sequence[Opened]) -> None:
-        reports = tuple(file.report for file in files)
+        self.reports = reports = tuple(file.report for file in files)
         filled = [file for file in files if len(file.table)]
         if not filled:
             raise none_left(reports)
         self.obs = pd.concat([file.obs for file in filled])
         self.table: CellTable = filled[0].table if len(filled) == 1 else JoinedTable([file.table for file in filled])
         self.columns = [str(name) for name in self.obs.columns]
-        rank_zero_only(self._report)(reports)
 
-    def _report(self, reports: tuple[ReadReport, ...]) -> None:
-        print_report(reports)
+    def say(self) -> None:
+        """Print what was read."""
+        print_report(self.reports)
         Console().print("counts stay on disk and are read as they are needed", highlight=False)
 
     def column(self, name: str) -> pd.Series:
@@ -81,14 +85,14 @@ class StreamedPart:
 
 
 def open_files(
-    path: PathLike | list[PathLike], vocab: GeneVocab, *, stream: Stream = "auto", block_size: int = 1, **options: Any
+    path: Given | list[Given], vocab: GeneVocab, *, stream: Stream = "auto", block_size: int = 1, **options: Any
 ) -> FilePart | StreamedPart:
     """Read files, or prepare to stream them.
 
     Parameters
     ----------
     path
-        One file, glob or manifest, or a list of them.
+        One file, glob, manifest or AnnData, or a list of them.
     vocab
         The model's genes.
     stream

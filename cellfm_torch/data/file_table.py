@@ -72,6 +72,8 @@ class FileTable:
         block_size: int = 1,
         progress: Progress = lambda *_: None,
     ) -> None:
+        if entry.adata is not None:
+            raise NotStored
         self.path, self.num_genes = entry.path, len(vocab)
         self._found = fingerprint(entry.path)
         with open_source(entry.path, vocab, options, obs=entry.obs) as source:

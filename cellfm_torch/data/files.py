@@ -1,4 +1,4 @@
-"""The files that a path, a glob, a manifest or a list of them stands for."""
+"""The files, or objects in memory, that a path, a glob, a manifest, an AnnData or a list of them stands for."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
+from anndata import AnnData
 
 from cellfm_torch.data.sources.formats import is_cell_folder
 from cellfm_torch.data.sources.text import read_header
 from cellfm_torch.errors import UserError, nearest
 
 PathLike = str | os.PathLike[str]
+
+Given: TypeAlias = str | os.PathLike[str] | AnnData
+"""A path, a glob, a manifest, or cells in memory."""
 
 PATH_COLUMN = "path"
 """Column of a manifest with the files; the others are annotations of their cells."""
@@ -27,20 +31,29 @@ _SIDE_TABLE = re.compile(r"(barcodes|features|genes)\.tsv(\.gz)?$")
 
 @dataclass(frozen=True)
 class Input:
-    """A file of cells, or a folder that is one.
+    """A file of cells, a folder that is one, or cells in memory.
 
     Attributes
     ----------
     path : Path
+        For cells in memory what messages call them.
     obs : dict
         Annotations that a manifest gives to all of its cells.
+    adata : AnnData, optional
+        The cells in memory.
     """
 
     path: Path
     obs: dict[str, Any] = field(default_factory=dict)
+    adata: AnnData | None = None
 
 
-def find_inputs(path: PathLike | Iterable[PathLike]) -> list[Input]:
+def as_list(given: Given | Iterable[Given]) -> list[Given]:
+    """Return a list of what was given, one or several."""
+    return [given] if isinstance(given, str | os.PathLike | AnnData) else list(given)
+
+
+def find_inputs(path: Given | Iterable[Given]) -> list[Input]:
     """Return the files a path, a glob, a manifest or a list of them stands for, each once, in order.
 
     A manifest is a csv, tsv or parquet table with a column ``path``: files or globs, relative to its folder.
@@ -50,9 +63,12 @@ def find_inputs(path: PathLike | Iterable[PathLike]) -> list[Input]:
     UserError
         If one of them is missing, with the nearest name that exists, or is a folder of files.
     """
-    given = [path] if isinstance(path, str | os.PathLike) else list(path)
     found: dict[Path, Input] = {}
-    for item in given:
+    for number, item in enumerate(given := as_list(path)):
+        if isinstance(item, AnnData):
+            name = Path("AnnData" if len(given) == 1 else f"AnnData {number}")
+            found[name] = Input(name, adata=item)
+            continue
         for file in _expand(Path(item).expanduser()):
             for entry in _read_manifest(file) if is_manifest(file) else [Input(file)]:
                 found.setdefault(entry.path, entry)
@@ -61,7 +77,7 @@ def find_inputs(path: PathLike | Iterable[PathLike]) -> list[Input]:
     return list(found.values())
 
 
-def find_files(path: PathLike | Iterable[PathLike]) -> list[Path]:
+def find_files(path: Given | Iterable[Given]) -> list[Path]:
     """Return the paths of :func:`find_inputs`."""
     return [entry.path for entry in find_inputs(path)]
 

@@ -6,7 +6,6 @@ Shapes: n cells kept, G genes of the vocabulary.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -21,12 +20,13 @@ from cellfm_torch.data.budget import TokenBudgetDataModule
 from cellfm_torch.data.collection import Collection, collect
 from cellfm_torch.data.dataset import CellDataset
 from cellfm_torch.data.file_parts import Stream, open_files
-from cellfm_torch.data.files import PathLike
+from cellfm_torch.data.files import Given, as_list
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.loader import CellLoader
 from cellfm_torch.data.means import gene_means
 from cellfm_torch.data.options import ReadOptions
 from cellfm_torch.data.reader import Cells
+from cellfm_torch.data.report import ReadReport
 from cellfm_torch.data.sampler import TokenBudgetSampler
 from cellfm_torch.data.shares import plain_order, shuffled_order
 from cellfm_torch.data.source import SOURCE_COLUMN
@@ -36,12 +36,12 @@ from cellfm_torch.errors import UserError, nearest
 
 
 class CellDataModule(TokenBudgetDataModule):
-    """Cells of h5ad files as batches for one model; works without a Trainer too.
+    """Cells of files or of an AnnData as batches for one model; works without a Trainer too.
 
     Parameters
     ----------
     path
-        One file, glob or prepared store, or a list of them.
+        One file, glob, prepared store or AnnData, or a list of them.
     input_spec
         What the model eats: ``model.input_spec``.
     stream
@@ -79,8 +79,15 @@ class CellDataModule(TokenBudgetDataModule):
         Threads that make batches ahead.
     seed
         Of split, order, masks, samples and downsampling.
+    verbose
+        Print a report of the cells and genes when they are read.
     reading
         How files are read and which cells are kept: fields of :class:`~cellfm_torch.data.options.ReadOptions`.
+
+    Attributes
+    ----------
+    predict_rows : (r,) int or None
+        Rows of the cells to predict, ascending; may be set. None: all that have counts.
 
     Raises
     ------
@@ -90,7 +97,7 @@ class CellDataModule(TokenBudgetDataModule):
 
     def __init__(
         self,
-        path: PathLike | Iterable[PathLike],
+        path: Given | Iterable[Given],
         *,
         input_spec: InputSpec,
         stream: Stream = "auto",
@@ -112,6 +119,7 @@ class CellDataModule(TokenBudgetDataModule):
         label: str | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        verbose: bool = True,
         **reading: Any,
     ) -> None:
         super().__init__(token_budget)
@@ -135,7 +143,7 @@ class CellDataModule(TokenBudgetDataModule):
         if stream not in (True, False, "auto"):
             raise UserError(f"data.stream={stream}: choose true, false or auto")
         if weights is not None:
-            number = 1 if isinstance(path, str | os.PathLike) else len(path := list(path))
+            number = len(path := as_list(path))
             if len(weights) != number or min(weights) <= 0:
                 raise UserError(
                     f"data.weights={list(weights)}: give one number above 0 for each of the {number} in data.path"
@@ -166,11 +174,21 @@ class CellDataModule(TokenBudgetDataModule):
         self.label = label
         self.num_workers = num_workers
         self.seed = seed
+        self.verbose = verbose
+        self.predict_rows: NDArray[np.int64] | None = None
 
     @cached_property
     def collection(self) -> Collection:
         """The cells kept of all files and stores; opened on first use, then a report is printed."""
-        return self._open()
+        opened = self._open()
+        if self.verbose:
+            opened.say()
+        return opened
+
+    @property
+    def reports(self) -> tuple[ReadReport, ...]:
+        """What became of the cells and genes of each file."""
+        return self.collection.reports
 
     @property
     def table(self) -> CellTable:
@@ -245,12 +263,6 @@ class CellDataModule(TokenBudgetDataModule):
         """Twice the longest cell, its targets among unexpressed genes included."""
         return 2 * int(self._loader().sampler.lengths.max())
 
-    @property
-    def cells_with_counts(self) -> NDArray[np.int64] | None:
-        """Rows of the cells kept that a model can say something of, ascending; None for all of them."""
-        there = self.table.lengths > 0
-        return None if there.all() else np.flatnonzero(there)
-
     def setup(self, stage: str | None = None) -> None:
         """Read the files and split the cells, once; every wrong option is found here, before anything is written."""
         if stage == "predict":
@@ -313,5 +325,8 @@ class CellDataModule(TokenBudgetDataModule):
         return self._loader(self.val_cells, targets=False)
 
     def predict_dataloader(self) -> CellLoader:
-        """Return all cells kept that have counts, in file order, as they are: nothing hidden, no targets."""
-        return self._loader(self.cells_with_counts, targets=False)
+        """Return cells in file order, as they are: nothing hidden, no targets. See `predict_rows`."""
+        rows, there = self.predict_rows, self.table.lengths > 0
+        if rows is None and not there.all():
+            rows = np.flatnonzero(there)
+        return self._loader(rows, targets=False)

@@ -15,7 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cellfm_torch.data.files import Input, PathLike, find_inputs
+from cellfm_torch.data.files import Given, Input, find_inputs
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
 from cellfm_torch.data.quality import COUNTS, annotated
@@ -60,7 +60,7 @@ class Cells:
         return self.counts.shape[0]
 
 
-def read_cells(path: PathLike | Iterable[PathLike], vocab: GeneVocab, **options: Any) -> Cells:
+def read_cells(path: Given | Iterable[Given], vocab: GeneVocab, **options: Any) -> Cells:
     """Read files into whole counts over a vocabulary.
 
     Counts are scaled by 1 / max(1, total / most_counts) per cell, with the total over all genes of the file, and
@@ -69,7 +69,7 @@ def read_cells(path: PathLike | Iterable[PathLike], vocab: GeneVocab, **options:
     Parameters
     ----------
     path
-        One file, glob or manifest, or a list of them.
+        One file, glob, manifest or AnnData, or a list of them.
     vocab
         The model's genes.
     options
@@ -107,13 +107,13 @@ def told_apart(entries: list[Input]) -> list[Input]:
     """Give whole paths as names where files of the same name lie in several folders."""
     if len({entry.path.name for entry in entries}) == len(entries):
         return entries
-    return [Input(entry.path, {SOURCE_COLUMN: str(entry.path)} | entry.obs) for entry in entries]
+    return [Input(entry.path, {SOURCE_COLUMN: str(entry.path)} | entry.obs, entry.adata) for entry in entries]
 
 
 def read_file(entry: Input, vocab: GeneVocab, options: ReadOptions) -> Cells:
     """Read one file; there may be no cell left."""
     counts, totals, quality, kept = [], [], [], []
-    with open_source(entry.path, vocab, options, obs=entry.obs) as source:
+    with open_source(entry.path, vocab, options, obs=entry.obs, adata=entry.adata) as source:
         for block in source.blocks():
             counts.append(block.rescaled[block.kept])
             totals.append(block.totals[block.kept])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfm_torch.data import counts as ops
@@ -23,6 +24,7 @@ from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.options import ReadOptions
 from cellfm_torch.data.quality import measure, why_dropped
 from cellfm_torch.data.report import ReadReport, ReportWriter
+from cellfm_torch.data.sources.anndata_files import MemoryFile
 from cellfm_torch.data.sources.base import CellFile, Matrix, NoMatrixError, RowMatrix
 from cellfm_torch.data.sources.damage import damage_named, named_blocks
 from cellfm_torch.data.sources.formats import open_file
@@ -161,9 +163,14 @@ class Source:
 
 
 def open_source(
-    path: str | Path, vocab: GeneVocab, options: ReadOptions | None = None, *, obs: Mapping[str, Any] | None = None
+    path: str | Path,
+    vocab: GeneVocab,
+    options: ReadOptions | None = None,
+    *,
+    obs: Mapping[str, Any] | None = None,
+    adata: AnnData | None = None,
 ) -> Source:
-    """Open a file of any known format.
+    """Open a file of any known format, or cells in memory.
 
     Parameters
     ----------
@@ -175,6 +182,8 @@ def open_source(
         How to read it.
     obs
         Annotations to give to each of its cells, such as the other columns of a manifest.
+    adata
+        The cells, where they are in memory; `path` is what messages call them then.
 
     Raises
     ------
@@ -182,11 +191,15 @@ def open_source(
         If the file is missing, damaged, of an unknown format, or has no gene of the vocabulary.
     """
     path, options = Path(path), options or ReadOptions()
-    if not path.exists():
+    if adata is None and not path.exists():
         raise UserError(f"{path}: no such file")
     table = find_table(options.genes.table)
     known = set(vocab.symbols)
-    file = open_file(path, lambda name: name in known or table.find(name)[0] >= 0)
+    file: CellFile
+    if adata is None:
+        file = open_file(path, lambda name: name in known or table.find(name)[0] >= 0)
+    else:
+        file = MemoryFile(path, adata)
     try:
         with damage_named(path):
             return Source(file, vocab, options, obs or {})

@@ -22,6 +22,7 @@ from cellfm_torch.model.embedder import CellEmbedder
 from cellfm_torch.model.heads import CellDecoder, GeneDecoder, ScalarEncoder
 from cellfm_torch.model.layers import RetentionLayer
 from cellfm_torch.model.outputs import Encoding, Prediction
+from cellfm_torch.model.pooled import Pooled
 from cellfm_torch.ops.layout import Layout
 from cellfm_torch.ops.retention import MODES
 
@@ -210,8 +211,11 @@ class CellFM(nn.Module):
         return CellEmbedder(self, int8=int8)
 
     def outputs(self) -> dict[str, Callable[[CellBatch], Tensor]]:
-        """Return functions from batches to what the network gives for each cell: ``"cell"`` (B, D). No gradients."""
-        return {"cell": self.embedder()}
+        """Return functions from batches to what the network gives for each cell, (B, D) each. No gradients.
+
+        ``"cell"`` is the cls token; for the others see :meth:`~cellfm_torch.model.pooled.Pooled.outputs`.
+        """
+        return {"cell": self.embedder(), **Pooled(self).outputs()}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and genes.txt, each beside and renamed.

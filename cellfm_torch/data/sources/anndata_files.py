@@ -115,17 +115,23 @@ class _Legacy(Exception):
     """Tables of anndata before 0.7, which anndata reads only together with everything else."""
 
 
-class LegacyFile:
-    """An h5ad file of anndata before 0.7, read into memory as a whole."""
+class MemoryFile:
+    """An AnnData in memory: what the user has there, or a file of anndata before 0.7, which is read as a whole.
 
-    def __init__(self, path: Path) -> None:
+    Parameters
+    ----------
+    path
+        The file, or what messages call the object.
+    adata
+        The cells.
+    """
+
+    def __init__(self, path: Path, adata: anndata.AnnData) -> None:
         self.path = path
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._adata = anndata.read_h5ad(path)
-        self.obs = self._adata.obs
-        raw = ["raw"] if self._adata.raw is not None else []
-        self.layers = (*sorted(self._adata.layers), *raw)
+        self._adata = adata.to_memory() if adata.isbacked else adata
+        self.obs = adata.obs
+        raw = ["raw"] if adata.raw is not None else []
+        self.layers = (*sorted(adata.layers), *raw)
 
     def close(self) -> None:
         """Do nothing: the file is in memory."""
@@ -133,13 +139,20 @@ class LegacyFile:
     def matrix(self, layer: str | None) -> tuple[Matrix, pd.DataFrame]:
         """Return ``X``, ``raw.X`` for ``"raw"``, or a layer."""
         holder = self._adata.raw if layer == "raw" and "raw" not in self._adata.layers else self._adata
-        stored = holder.X if layer in (None, "raw") and layer not in self._adata.layers else holder.layers[layer]
+        named = layer is not None and layer in self._adata.layers
+        stored = holder.layers[layer] if named else holder.X if holder is not None and layer in (None, "raw") else None
         if stored is None:
             raise NoMatrixError(layer)
-        return MemoryMatrix(sp.csr_matrix(stored)), holder.var
+        return MemoryMatrix(_as_csr(stored)), holder.var
 
 
-def open_h5ad(path: Path) -> AnnDataFile | LegacyFile:
+def _as_csr(stored: Any) -> sp.csr_matrix:
+    if stored.dtype.kind not in "iufb":
+        raise ValueError(f"its matrix holds {stored.dtype}, not numbers")
+    return sp.csr_matrix(stored)
+
+
+def open_h5ad(path: Path) -> AnnDataFile | MemoryFile:
     """Open an h5ad file, or an h5mu file for its modality ``rna``."""
     file = h5py.File(path)
     root = file
@@ -149,7 +162,9 @@ def open_h5ad(path: Path) -> AnnDataFile | LegacyFile:
         return AnnDataFile(path, root)
     except _Legacy:
         file.close()
-        return LegacyFile(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return MemoryFile(path, anndata.read_h5ad(path))
     except BaseException:
         file.close()
         raise

@@ -1,0 +1,73 @@
+"""Embed the cells of a file: ``cellfm embed CELLS --model FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cellfm_torch.commands import hydra_app
+from cellfm_torch.errors import UserError
+
+
+def run(cfg: Any) -> int:
+    """Run one job from a composed configuration; returns the exit code.
+
+    Raises
+    ------
+    UserError
+        For what the user can put right.
+    """
+    from omegaconf import OmegaConf
+    from rich.console import Console
+
+    hydra_app.quiet_lightning()
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from cellfm_torch.embedding import embed
+    from cellfm_torch.embedding.record import NONE, WARNING_COLUMN
+
+    options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    given = options.pop("cells")
+    cells = Path(one_of(given if isinstance(given, list) else [given])).expanduser()
+    output = options.pop("output")
+    if output is None:
+        output = cells.with_name(f"{cells.name.removesuffix('.gz').rsplit('.', 1)[0]}_cellfm.h5ad")
+    reading = options.pop("data")
+    try:
+        adata = embed(cells, options.pop("model_folder"), output=output, genes=options.pop("genes"), **options, **reading)
+    except KeyboardInterrupt:
+        print(f"interrupted: what is done is kept in {output}.parts; the same command goes on", file=sys.stderr)
+        return 130
+    if getattr(rank_zero_only, "rank", 0):
+        return 0
+    shapes = ", ".join(f"obsm['{key}'] {x.shape[1]} wide" for key, x in adata.obsm.items() if key.startswith(cfg.key))
+    flagged = adata.obs[WARNING_COLUMN][adata.obs[WARNING_COLUMN] != NONE].value_counts()
+    warned = "".join(f"\nwarning: {n:,} cells with {why}" for why, n in flagged.items() if n)
+    Console().print(
+        f"{adata.n_obs:,} cells: {shapes}{warned}\n"
+        f"written:  {output}\n"
+        f"use:      adata = anndata.read_h5ad('{output}'); scanpy.pp.neighbors(adata, use_rep='{cfg.key}')",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    adata.file.close()
+    return 0
+
+
+def one_of(words: list[str]) -> str:
+    """Return the one file that was given."""
+    if len(words) != 1:
+        raise UserError(f"{len(words)} files of cells ({', '.join(words)}): embed them one at a time")
+    return str(words[0])
+
+
+def main(overrides: Sequence[str] | None = None) -> int:
+    """Compose conf/embed.yaml with overrides (default: the command line's) and embed."""
+    return hydra_app.run(run, config="embed", overrides=sys.argv[1:] if overrides is None else overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

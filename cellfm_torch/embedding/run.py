@@ -1,0 +1,226 @@
+"""Embed cells: read, compute and keep, block by block, then write; goes on where it was interrupted.
+
+Shapes: n cells, C width of a cell embedding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import numpy as np
+from anndata import AnnData, read_h5ad
+from rich.console import Console
+
+from cellfm_torch.batch import InputSpec
+from cellfm_torch.data.files import find_files
+from cellfm_torch.data.fingerprint import fingerprint
+from cellfm_torch.data.module import CellDataModule
+from cellfm_torch.embedding.callbacks import EmbedProgress, PartWriter
+from cellfm_torch.embedding.compute import EmbedTask, Functions
+from cellfm_torch.embedding.output import Result, read, write_h5ad
+from cellfm_torch.embedding.parts import FolderParts, MemoryParts, folder_parts
+from cellfm_torch.embedding.plan import estimate
+from cellfm_torch.embedding.record import cell_columns, record, weights_of
+from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.model.loading import Backbone, load_model
+
+FILTERS = ("min_genes", "max_genes", "min_counts", "max_counts", "max_mito")
+
+
+def embed(
+    adata: AnnData | str | Path,
+    model: Backbone | str | Path,
+    *,
+    output: str | Path | None = None,
+    outputs: str | Iterable[str] = "cell",
+    key: str = "X_cellfm",
+    int8: bool = False,
+    sample_genes: int | None = None,
+    token_budget: int = 16384,
+    accelerator: str = "auto",
+    devices: int = 1,
+    strategy: str = "auto",
+    num_workers: int = 0,
+    overwrite: bool = False,
+    verbose: bool = True,
+    **reading: Any,
+) -> AnnData:
+    """Embed every cell, and put the embeddings into the AnnData, in its order.
+
+    Genes are found by symbol, Ensembl id, previous symbol or alias. The numbers depend on nothing but the cell and the
+    model: not on batches, the order of cells or the number of processes (float32: 1e-5 of their mean magnitude).
+    Training happens nowhere: this is zero-shot.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw counts: an AnnData, which is added to, or a file of any known format.
+    model
+        A model folder, or a network; in evaluation mode while it computes.
+    output
+        h5ad file to write. The cells are then read, embedded and written block by block, and an interrupted job goes
+        on where it stopped when it is called again. Without one the result is in memory.
+    outputs
+        ``"cell"``, and other names of ``model.outputs()`` of one row per cell: of CellFM ``"mean"`` and ``"max"`` over
+        its genes, and ``"layer1"``, ``"layer2"`` ... for cls after a layer.
+    key
+        Name in ``obsm``; of other outputs than ``"cell"`` with ``_<output>`` behind it.
+    int8
+        Multiply in 8-bit integers on a CPU with VNNI: about twice as fast, no longer exact.
+    sample_genes
+        Most genes per cell; of cells with more, so many are drawn, as in pretraining (2,048 there), by the row of the
+        cell. None: all genes.
+    token_budget
+        Gene tokens per batch. Raised to twice the longest cell; halved where memory does not suffice.
+    accelerator, devices, strategy
+        As :class:`lightning.pytorch.Trainer` has them. More than one device takes an `output`.
+    num_workers
+        Threads that make batches ahead.
+    overwrite
+        Replace `output` where it exists, and begin again where a job of other options was interrupted.
+    verbose
+        Print what was read, an estimate of memory and time, and progress.
+    reading
+        How the file is read: ``layer``, ``counts``, ``genes``, ``stream`` and ``target_depth``, see
+        :class:`~cellfm_torch.data.module.CellDataModule`.
+
+    Returns
+    -------
+    AnnData
+        The one given, or the file read; where `output` is given the file written, open for reading. With
+
+        - ``obsm[key]``: (n, C) float32; NaN for cells without counts in the model's genes;
+        - ``obs["cellfm_genes"]``: expressed genes of the model;
+        - ``obs["cellfm_warning"]``: empty, or what is to be said against the cell;
+        - ``uns["cellfm"]``: model, SHA-256 of its weights, what it was converted from, options, genes matched.
+
+    Raises
+    ------
+    UserError
+        If the model or the cells cannot be used, `output` is there already, or memory does not suffice for one cell.
+
+    Examples
+    --------
+    >>> adata = embed("cells.h5ad", "CellFM_80M_weight")  # doctest: +SKIP
+    >>> scanpy.pp.neighbors(adata, use_rep="X_cellfm")  # doctest: +SKIP
+    """
+    names = [outputs] if isinstance(outputs, str) else list(outputs)
+    if wrong := [name for name in FILTERS if name in reading]:
+        raise UserError(f"{wrong[0]}: embedding keeps all cells: filter before, or by obs['cellfm_genes'] afterwards")
+    source = None if isinstance(adata, AnnData) else _one_file(adata)
+    target = None if output is None else _target(Path(output).expanduser(), overwrite=overwrite)
+    if target is not None and source is None:
+        raise UserError("output: is for cells in a file; write this AnnData with its write_h5ad instead")
+    if devices != 1 and target is None:
+        raise UserError(f"devices={devices}: takes an output file, where the processes meet")
+    folder = None if isinstance(model, Backbone) else Path(model).expanduser()
+    network = model if isinstance(model, Backbone) else load_model(model)
+    functions = _functions(network, names, int8=int8)
+    data = CellDataModule(
+        adata if source is None else source,
+        input_spec=_spec(network, sample_genes),
+        token_budget=token_budget,
+        num_workers=num_workers,
+        min_genes=0,
+        verbose=verbose,
+        **reading,
+    )
+    lengths = data.table.lengths
+    if not lengths.any():
+        raise UserError(f"{source or 'AnnData'}: none of its {len(lengths):,} cells has counts in the model's genes")
+    data.token_budget = None  # open, or the least one cannot be asked for
+    data.token_budget = max(token_budget, data.least_token_budget)
+
+    options = {"outputs": names, "int8": int8, "sample_genes": sample_genes, **reading}
+    weights = weights_of(folder)
+    wanted, done = np.flatnonzero(lengths > 0), 0
+    parts: FolderParts | MemoryParts = MemoryParts()
+    if target is not None and source is not None:
+        job = {"cells": str(source), **fingerprint(source), "model": weights, "options": options}
+        parts = folder_parts(target.with_name(f"{target.name}.parts"), job, overwrite=overwrite)
+        there = parts.done()
+        wanted, done = np.setdiff1d(wanted, there, assume_unique=True), len(there)
+    if len(wanted):
+        data.predict_rows = wanted
+        callbacks: list[pl.Callback] = [PartWriter(parts)]
+        if verbose:
+            callbacks.append(EmbedProgress(done, done + len(wanted)))
+        trainer = _trainer(callbacks=callbacks, accelerator=accelerator, devices=devices, strategy=strategy)
+        if verbose and trainer.is_global_zero:
+            _say(estimate(network, functions, data, device=trainer.strategy.root_device), done)
+        training = network.training
+        trainer.predict(EmbedTask(network, functions), datamodule=data, return_predictions=False)
+        network.train(training)
+        if not trainer.is_global_zero:  # the first process writes what all have kept
+            return AnnData(obs=data.obs)
+
+    result = Result(
+        parts=parts,
+        keys={name: key if name == "cell" else f"{key}_{name}" for name in names},
+        columns=cell_columns(lengths),
+        uns=record(model=network, folder=folder, weights=weights, reports=data.reports, options=options),
+        cells=len(lengths),
+    )
+    if target is not None and source is not None:
+        write_h5ad(source, target, result)
+        cast(FolderParts, parts).remove()
+        return read_h5ad(target, backed="r")
+    found = adata if isinstance(adata, AnnData) else read(cast(Path, source))
+    result.add_to(found)
+    return found
+
+
+def _spec(network: Backbone, sample_genes: int | None) -> InputSpec:
+    """Return what the network eats; of cells all expressed genes, for a drawn sample depends on where a cell stands."""
+    spec = network.input_spec
+    return dataclasses.replace(spec, max_genes=sample_genes) if spec.expressed_only else spec
+
+
+def _trainer(**options: Any) -> pl.Trainer:
+    return pl.Trainer(
+        precision="32-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **options,
+    )
+
+
+def _say(line: str, done: int) -> None:
+    already = f"; {done:,} cells are done already" if done else ""
+    Console().print(line + already, highlight=False, soft_wrap=True)
+
+
+def _one_file(path: str | Path) -> Path:
+    files = find_files(path)
+    if len(files) != 1:
+        raise UserError(f"{path}: stands for {len(files)} files: embed them one at a time")
+    return files[0]
+
+
+def _target(output: Path, *, overwrite: bool) -> Path:
+    if output.suffix != ".h5ad":
+        raise UserError(f"output={output}: the name must end in .h5ad")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output}: exists already: give another output, or overwrite=true to replace it")
+    return output
+
+
+def _functions(network: Backbone, names: list[str], *, int8: bool) -> Functions:
+    known = network.outputs()
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"outputs={name}: this {type(network).__name__} has {', '.join(known)}{nearest(name, known)}"
+            )
+    if not names:
+        raise UserError("outputs: name at least one, such as cell")
+    if int8:
+        known["cell"] = network.embedder(int8=True)
+    return {name: known[name] for name in names}

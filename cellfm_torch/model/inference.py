@@ -111,18 +111,9 @@ class Segments:
         total += retention_state(a[n:], x[n:], offsets=self.prefix).tensor
         return total[:, 0]
 
-    def rows(self, cell: int) -> tuple[slice, slice]:
-        """Return where the genes and the prefix tokens of a cell are."""
-        n, genes, prefix = self.genes.num_tokens, self.genes.bounds, self.prefix.bounds
-        return slice(genes[cell], genes[cell + 1]), slice(n + prefix[cell], n + prefix[cell + 1])
-
-    def of_tokens(self, x: Tensor) -> Tensor:
-        """Repeat what each cell has (B, D) for its tokens: (N + B P, D)."""
-        parts = [
-            torch.repeat_interleave(x, layout.lengths, dim=0, output_size=layout.num_tokens)
-            for layout in (self.genes, self.prefix)
-        ]
-        return torch.cat(parts)
+    def rows(self, cell: int) -> slice:
+        """Return where the genes of a cell are."""
+        return slice(self.genes.bounds[cell], self.genes.bounds[cell + 1])
 
 
 def gated(layer: RetentionLayer, parts: list[Segments], project: Project) -> Iterator[Tensor]:
@@ -192,20 +183,27 @@ def _seen_by(q: Tensor, layer: RetentionLayer, x: Tensor, shape: Segments, multi
 
     On a CPU k is computed only where relu left q above zero, unless it is cheap; a GPU would have to wait for q.
     """
-    retention = layer.retention
+    retention, genes = layer.retention, shape.genes.num_tokens
     heads = retention.num_heads
-    if x.device.type != "cpu":
-        weighted = F.relu_(multiply(x, retention.k_proj)[0]).mul_(shape.of_tokens(q))
-        return weighted.unflatten(1, (heads, -1)).sum(-1)
+
+    def weighed(tokens: Tensor, keys: Tensor, of: Layout) -> Tensor:
+        q_of = torch.repeat_interleave(q, of.lengths, dim=0, output_size=len(tokens))
+        return F.relu_(keys).mul_(q_of).unflatten(1, (heads, -1)).sum(-1)
+
     seen = x.new_empty(len(x), heads)
-    keys = F.relu_(multiply(x, retention.k_proj)[0]) if isinstance(multiply, InBytes) else None
+    few, many = x[genes:], x[:genes]
+    seen[genes:] = weighed(few, exactly(few, retention.k_proj)[0], shape.prefix)
+    if x.device.type != "cpu":
+        seen[:genes] = weighed(many, multiply(many, retention.k_proj)[0], shape.genes)
+        return seen
+    keys = F.relu_(multiply(many, retention.k_proj)[0]) if isinstance(multiply, InBytes) else None
     for cell, row in enumerate(q):
+        rows = shape.rows(cell)
         by_head = torch.block_diag(*row.view(heads, -1, 1))  # (D, H): the dimensions of k that each head adds up
+        if keys is not None:
+            seen[rows] = keys[rows] @ by_head
+            continue
         used = row.nonzero()[:, 0]
         weight = retention.k_proj.weight.index_select(0, used)
-        for rows in shape.rows(cell):
-            if keys is None:
-                seen[rows] = F.relu_(product(x[rows], weight)) @ by_head.index_select(0, used)
-            else:
-                seen[rows] = keys[rows] @ by_head
+        seen[rows] = F.relu_(product(x[rows], weight)) @ by_head.index_select(0, used)
     return seen

@@ -22,9 +22,18 @@ def written_beside(path: str | Path) -> Iterator[Path]:
         yield part
         with part.open("rb+") as file:  # the rename must not reach the disk before the contents do
             os.fsync(file.fileno())
+        # safetensors lets nobody but the owner read what it writes, which a lab that shares models stumbles over.
+        part.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Return which permissions new files do not get; the system tells only who sets it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -13,7 +13,15 @@ import pandas as pd
 import pytest
 import torch
 
-from cellfm_torch import CellAnnotator, CellFM, CellFMConfig, ScFoundation, ScFoundationConfig, UserError
+from cellfm_torch import (
+    BackboneFreezer,
+    CellAnnotator,
+    CellFM,
+    CellFMConfig,
+    ScFoundation,
+    ScFoundationConfig,
+    UserError,
+)
 from cellfm_torch.annotation.evaluate import random_network
 from cellfm_torch.annotation.methods import METHODS
 from cellfm_torch.paths import PBMC3K
@@ -117,6 +125,9 @@ def test_saved_and_loaded(trained: CellAnnotator, query: anndata.AnnData, tmp_pa
     trained.save(folder, overwrite=True, include_model=True)
     assert (folder / "model" / "config.json").is_file()
     moved = folder.rename(tmp_path / "moved")  # with its backbone inside it goes anywhere
+    again = CellAnnotator.load(moved)
+    (moved / "annotator.json").unlink()  # as a save that was killed leaves it
+    again.save(moved, overwrite=True)  # the model it was loaded with is in there
     pd.testing.assert_frame_equal(CellAnnotator.load(moved).predict(query), trained.predict(query))
 
 
@@ -140,6 +151,22 @@ def test_same_seed_same_model(reference: anndata.AnnData, query: anndata.AnnData
     first = one(3)
     assert np.array_equal(first, one(3), equal_nan=True) and not np.array_equal(first, one(4), equal_nan=True)
     torch.random.set_rng_state(state)
+
+
+def test_callbacks_of_the_user(reference: anndata.AnnData, model: Path) -> None:
+    """The backbone of full fine-tuning is frozen for the first epoch, and so for all of a run of one."""
+    start = CellFM.from_pretrained(model).state_dict()
+    changed = []
+    for epochs in (1, 2):
+        freezer = BackboneFreezer("network", unfreeze_at_epoch=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            annotator = CellAnnotator(reference, model, method="full")
+            annotator.train(max_epochs=epochs, callbacks=[freezer], **QUIET)
+        state = annotator.fitted.model.network.state_dict()  # type: ignore[union-attr]
+        changed.append(any(not torch.equal(x, start[name]) for name, x in state.items()))
+        assert len(annotator.history) == epochs
+    assert changed == [False, True]
 
 
 def test_scfoundation_as_well(reference: anndata.AnnData, query: anndata.AnnData, tmp_path: Path) -> None:
@@ -233,4 +260,4 @@ def test_mistakes(reference: anndata.AnnData, query: anndata.AnnData, model: Pat
     del about["classes"]
     (tmp_path / "saved" / "annotator.json").write_text(json.dumps(about))
     refused("annotator.json is damaged", lambda: CellAnnotator.load(tmp_path / "saved"))
-    refused("was not saved|not a saved annotator", lambda: annotator.save(tmp_path / "changed", overwrite=True))
+    refused("changed: is not a saved annotator", lambda: annotator.save(tmp_path / "changed", overwrite=True))

@@ -116,6 +116,9 @@ BASELINES: dict[str, Baseline] = {
     "celltypist": celltypist,
 }
 
+WITHOUT_CHANCE = ("majority", "gene_logistic")
+"""Those for which the seed is no matter."""
+
 
 def available() -> list[str]:
     """Return the baselines that can be run here: CellTypist where it is installed."""

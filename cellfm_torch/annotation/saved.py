@@ -26,6 +26,7 @@ from cellfm_torch.data.fingerprint import checksum
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import write_text, written_beside
 from cellfm_torch.model.checkpoint import WEIGHTS
+from cellfm_torch.model.head_file import FILE as HEAD
 from cellfm_torch.model.head_file import load_head, save_head
 from cellfm_torch.model.loading import load_model
 from cellfm_torch.model.lora import add_lora
@@ -41,6 +42,7 @@ ABOUT, ARRAYS, ADAPTER, HISTORY, BACKBONE = (
     "history.csv",
     "model",
 )
+FILES = {ABOUT, ARRAYS, ADAPTER, HISTORY, BACKBONE, HEAD}
 FORMAT = 1
 
 
@@ -65,9 +67,14 @@ def write_saved(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite:
             raise UserError(f"{folder}: exists already: choose another folder, or save with overwrite=True")
-        if not (folder / ABOUT).is_file():
-            raise UserError(f"{folder}: is not a saved annotator (it has no {ABOUT}): choose another folder")
-        (folder / ABOUT).unlink()
+        others = sorted(path.name for path in folder.iterdir() if path.name not in FILES) if folder.is_dir() else ["it"]
+        if others:
+            raise UserError(f"{folder}: is not a saved annotator (what is {others[0]}?): choose another folder")
+        (folder / ABOUT).unlink(missing_ok=True)
+    # A model inside the folder, of an annotator that was loaded from it, is about to be removed: it is written again.
+    include_model = include_model or (
+        saved.model is not None and saved.model.resolve() == (folder / BACKBONE).resolve()
+    )
     fitted = saved.fitted
     whole = saved.method == "full"
     if saved.model is None and not (include_model or whole):
@@ -75,7 +82,7 @@ def write_saved(
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / BACKBONE).is_dir():
         shutil.rmtree(folder / BACKBONE)
-    for name in (ARRAYS, ADAPTER, "heads.safetensors"):
+    for name in (ARRAYS, ADAPTER, HEAD):
         (folder / name).unlink(missing_ok=True)
     if include_model or whole:
         (fitted.model.network if whole else network).save_pretrained(folder / BACKBONE)  # type: ignore[union-attr,operator]

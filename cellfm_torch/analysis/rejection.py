@@ -47,8 +47,8 @@ class Rejection:
         probabilities : (n, C)
             Of held-out cells of known types, by a model that has not seen them.
         share
-            Share of known cells that may be rejected. With n cells at most ``floor(share n)`` of them are, so that few
-            cells reject none.
+            Share of new cells of known types that may be rejected, on average over such calibrations (split conformal
+            prediction, arXiv 2107.07511). Fewer than ``1 / share - 1`` held-out cells cannot tell, and reject none.
         seed
             Of the halves: each half's threshold is tried on the other half for `false_rejections`.
 
@@ -72,7 +72,6 @@ class Rejection:
 
 
 def _threshold(scores: NDArray[np.float64], share: float) -> float:
-    """Return the largest score below which there are at most ``share`` of them."""
-    if not len(scores):
-        return 0.0
-    return float(np.sort(scores)[math.floor(share * len(scores))])
+    """Return the k-th smallest of n scores, which a new one of their kind is below in k of n + 1 cases."""
+    k = math.floor(share * (len(scores) + 1))
+    return float(np.sort(scores)[k - 1]) if k else 0.0

@@ -90,11 +90,13 @@ class Job:
         classes = classes_of(labels, option=f"label={options['label']}")
         if unlabelled := int(labels.isna().sum()):
             warnings.warn(f"{unlabelled:,} of {len(labels):,} reference cells have no label: left out", stacklevel=2)
-        codes = np.where(reference.lengths > 0, codes_of(labels, classes), -1)
         query, query_labels, known = None, None, None
         if options["query"] is not None:
             query = CellSet.read(options["query"], network.input_spec, **reading)
             print_report(query.cells.reports)
+            if options["shared_genes"]:
+                reference = reference.with_genes_of(query)
+        codes = np.where(reference.lengths > 0, codes_of(labels, classes), -1)
         if query is not None and options["query_label"] is not None:
             query_labels = labels_of(query, options["query_label"], option="query_label", names=names)
             check_shared(query_labels, classes, option=f"query_label={options['query_label']}")

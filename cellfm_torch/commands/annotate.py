@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,28 +104,28 @@ def _table(summary: Any) -> Any:
     """Return the summary for people: mean, and standard deviation over seeds where there are several."""
     from rich.table import Table
 
-    table = Table(title="Held-out or query cells of types that were learned; sd over seeds", title_justify="left")
+    title = "Cells of learned types: mean ± standard deviation over seeds"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     columns = {
         "accuracy": "accuracy",
         "macro_f1": "macro F1",
-        "rare_f1": "rare F1",
-        "calibration_error": "calibration error",
+        "rare_f1": "rare types",
         "false_rejections": "falsely unknown",
-        "novel_rejected": "novel found",
     }
     for heading in ("evaluation", "model"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for heading in columns.values():
         table.add_column(heading, justify="right")
     for row in summary.to_dict("records"):
-        table.add_row(row["evaluation"], row["model"], *(_figure(row[name], row.get(f"{name}_sd")) for name in columns))
+        figures = (_figure(row[name], row[f"{name}_sd"]) for name in columns)
+        table.add_row(row["evaluation"], row["model"], *figures)
     return table
 
 
-def _figure(mean: float, deviation: float | None) -> str:
-    if mean != mean:
+def _figure(mean: float, deviation: float) -> str:
+    if math.isnan(mean):
         return "-"
-    return f"{mean:.3f}" + (f" ± {deviation:.3f}" if deviation is not None and deviation == deviation else "")
+    return f"{mean:.3f}" if math.isnan(deviation) else f"{mean:.3f} ±{deviation:.3f}".replace("±0", "±")
 
 
 def main(overrides: Sequence[str] | None = None) -> int:

@@ -76,6 +76,15 @@ class CellSet:
         reading = {"min_genes": 0, "most_counts": spec.most_counts, **reading}
         return cls(read_cells(source, vocab, **reading), spec, token_budget=token_budget)
 
+    def with_genes_of(self, other: CellSet) -> CellSet:
+        """Return the same cells as if only the genes with counts in `other` had been measured."""
+        there = np.zeros(self.counts.shape[1], dtype=np.int32)
+        there[other.counts.getnnz(axis=0) > 0] = 1
+        counts = self.counts.multiply(there[None, :]).tocsr().astype(np.int32)
+        counts.eliminate_zeros()
+        counts.sort_indices()
+        return CellSet(dataclasses.replace(self.cells, counts=counts), self.spec, token_budget=self.token_budget)
+
     def __len__(self) -> int:
         return len(self._table)
 

@@ -54,12 +54,24 @@ def test_rare() -> None:
     assert rare_classes(np.repeat([0, 1, 2], [90, 6, 4]), num_classes=4).tolist() == [False, False, True, True]
 
 
-@pytest.mark.parametrize("cells", [19, 20, 400])
-def test_no_more_known_cells_are_rejected_than_asked(cells: int) -> None:
+@pytest.mark.parametrize(("cells", "below"), [(18, 0), (19, 0), (39, 1), (400, 19)])
+def test_threshold_is_the_kth_smallest(cells: int, below: int) -> None:
+    """k = floor(0.05 (n + 1)): of the calibration cells themselves, k - 1 are below it."""
     _, probabilities = some_answers(cells)
     rejection = Rejection.calibrate(probabilities, share=0.05)
-    assert rejection.unknown(probabilities).sum() == cells // 20  # the floor of the share: none of 19
-    assert rejection.cells == cells
+    assert rejection.unknown(probabilities).sum() == below and rejection.cells == cells
+    assert (rejection.threshold == 0) == (cells < 19)
+
+
+def test_few_calibration_cells_reject_no_more_than_asked() -> None:
+    """On average over calibrations, also where there are few cells: with 9 a minimum would reject a tenth."""
+    _, probabilities = some_answers(40_000)
+    parts = probabilities.reshape(1000, 40, 5)
+    for calibration in (9, 25):
+        share = np.mean(
+            [Rejection.calibrate(p[:calibration], share=0.05).unknown(p[calibration:]) for p in parts[:, :40]]
+        )
+        assert share < 0.05
 
 
 def test_rejection_on_cells_it_has_not_seen() -> None:

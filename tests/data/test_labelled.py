@@ -72,6 +72,16 @@ def test_module(cells: CellSet) -> None:
     assert LabelledCells(cells, np.zeros(40, dtype=int), train=np.arange(4, 20)).val_dataloader() == []
 
 
+def test_genes_of_another_set(cells: CellSet, spec: InputSpec, synthetic_counts: np.ndarray) -> None:
+    other = anndata.AnnData(synthetic_counts[:4, :7].astype(np.float32) * (np.arange(7) != 2))
+    other.var_names = list(spec.genes or ())[:7]
+    shared = cells.with_genes_of(CellSet.read(other, spec))
+    kept = [column for column in range(7) if column != 2]
+    np.testing.assert_array_equal(shared.counts.toarray()[:, kept], cells.counts.toarray()[:, kept])
+    assert shared.counts.sum() == cells.counts[:, kept].sum() and len(shared) == 40 and shared.obs is cells.obs
+    assert shared.lengths.max() <= 6 < cells.lengths.max()
+
+
 def test_columns(cells: CellSet, spec: InputSpec, tmp_path: Path) -> None:
     assert cells.column("some", option="label").isna().tolist() == [True] * 3 + [False] * 37
     assert cells.column("depth", option="label").tolist() == [str(i) for i in range(40)]

@@ -34,7 +34,7 @@ class ActivationCheckpointing(Callback):
         ``"none"``, ``"all"``, how many of the layers (the first ones), or ``"auto"``: as few as make a batch of the
         data module's token budget fit.
     layers
-        Dotted name of the list of layers.
+        Dotted name of the list of layers, or of a module that holds it as ``layers``.
 
     Attributes
     ----------
@@ -56,12 +56,13 @@ class ActivationCheckpointing(Callback):
 
     def _layers(self, pl_module: nn.Module) -> nn.ModuleList:
         lists = {name: x for name, x in pl_module.named_modules() if isinstance(x, nn.ModuleList)}
-        if self.layers not in lists:
+        inside = f"{self.layers}.layers"
+        if self.layers not in lists and inside not in lists:
             raise UserError(
                 f"callbacks.activation_checkpointing.layers={self.layers}: {type(pl_module).__name__} has no such list "
                 f"of layers{nearest(self.layers, lists)}; it has {', '.join(lists) or 'none'}"
             )
-        return lists[self.layers]
+        return lists.get(self.layers) or lists[inside]
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Wrap the layers before training."""

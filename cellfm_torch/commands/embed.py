@@ -36,7 +36,9 @@ def run(cfg: Any) -> int:
         output = cells.with_name(f"{cells.name.removesuffix('.gz').rsplit('.', 1)[0]}_cellfm.h5ad")
     reading = options.pop("data")
     try:
-        adata = embed(cells, options.pop("model_folder"), output=output, genes=options.pop("genes"), **options, **reading)
+        adata = embed(
+            cells, options.pop("model_folder"), output=output, genes=options.pop("genes"), **options, **reading
+        )
     except KeyboardInterrupt:
         print(f"interrupted: what is done is kept in {output}.parts; the same command goes on", file=sys.stderr)
         return 130

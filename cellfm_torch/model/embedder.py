@@ -13,7 +13,7 @@ With E = 16 D^2 per token and layer, the plain cost, this is what is left of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 BLOCK = 2048
 """Tokens worked on at once, of whole cells or of a long one: a few of their (tokens, D) buffers fit into a cache."""
+
+GROUP = 16384
+"""Tokens that go through a layer before the next one is begun: its weights are read once for all of their blocks."""
 
 
 class FirstLayerTable:
@@ -122,11 +125,15 @@ class CellEmbedder:
         offsets = batch.offsets.tolist()
         prefix = self.plain._embed_prefix(batch)
         out = prefix.new_empty(batch.num_cells, prefix.shape[2])
-        for first, end in blocks(offsets, BLOCK):
-            genes = slice(offsets[first], offsets[end])
-            part = batch.offsets[first : end + 1] - offsets[first]
-            out[first:end] = self._embed(batch.gene_ids[genes], batch.values[genes], part, prefix[first:end])
+        for run in groups(blocks(offsets, BLOCK), offsets, GROUP):
+            cells = slice(run[0][0], run[-1][1])
+            out[cells] = self._embed([self._block(batch, prefix, offsets, *cut) for cut in run])
         return out
+
+    def _block(self, batch: CellBatch, prefix: Tensor, offsets: list[int], first: int, end: int) -> Block:
+        genes = slice(offsets[first], offsets[end])
+        ids, values = batch.gene_ids[genes], batch.values[genes]
+        return Block(self.plain, ids, values, batch.offsets[first : end + 1] - offsets[first], prefix[first:end])
 
     def _refresh(self) -> None:
         """Make the tables, again where a weight has changed since."""
@@ -138,35 +145,62 @@ class CellEmbedder:
         self.multiply = InBytes() if self.int8 else exactly
         self._made_of = made_of
 
-    def _embed(self, ids: Tensor, values: Tensor, offsets: Tensor, prefix: Tensor) -> Tensor:
-        """Embed some cells or one long one: their genes, and the prefix tokens (B, P, D) of each."""
-        parts = Segments.parts(offsets, prefix.shape[1], BLOCK)
-        sizes = [part.genes.num_tokens for part in parts]
-        known = [KnownTokens(self.plain, *x) for x in zip(ids.split(sizes), values.split(sizes), strict=True)]
-        ends = prefix.flatten(0, 1).split([part.prefix.num_tokens for part in parts])
+    def _embed(self, group: list[Block]) -> Tensor:
+        """Embed the cells of some blocks, layer by layer."""
         layers = cast(list[RetentionLayer], list(self.plain.encoder))
-        if len(layers) == 1:
-            x = [torch.cat([genes.tokens(), end]) for genes, end in zip(known, ends, strict=True)]
-        else:
-            self.table.fill(ids)
-            x = list(self._first_layer(layers[0], known, ends, parts))
+        for block in group:
+            if len(layers) == 1:
+                block.x = [torch.cat([genes.tokens(), end]) for genes, end in zip(block.known, block.ends, strict=True)]
+            else:
+                self.table.fill(block.ids)
+                block.x = list(self._first_layer(layers[0], block))
         for layer in layers[1:-1]:
-            made = gated(layer, parts, from_tokens(x, parts, self.multiply))
-            for i, (part, y) in enumerate(zip(parts, made, strict=True)):
-                x[i] = whole_layer(layer, x[i], y, part.genes.num_tokens, self.multiply)
-        return last_layer(layers[-1], x, parts, self.multiply)
+            for block in group:
+                parts, x = block.parts, block.x
+                made = gated(layer, parts, from_tokens(x, parts, self.multiply))
+                for i, (part, y) in enumerate(zip(parts, made, strict=True)):
+                    x[i] = whole_layer(layer, x[i], y, part.genes.num_tokens, self.multiply)
+        return torch.cat([last_layer(layers[-1], block.x, block.parts, self.multiply) for block in group])
 
-    def _first_layer(
-        self, layer: RetentionLayer, known: list[KnownTokens], prefix: Sequence[Tensor], parts: list[Segments]
-    ) -> Iterator[Tensor]:
+    def _first_layer(self, layer: RetentionLayer, block: Block) -> Iterator[Tensor]:
         """Apply the first layer to tokens that are known by gene and value; yields (N + B P, D) of each part."""
 
         def project(i: int, *dense: nn.Linear) -> list[Pair]:
-            return list(zip(known[i].project(self.table, *dense), exactly(prefix[i], *dense), strict=True))
+            genes = block.known[i].project(self.table, *dense)
+            return list(zip(genes, exactly(block.ends[i], *dense), strict=True))
 
-        for i, y in enumerate(gated(layer, parts, project)):
-            x = torch.cat([known[i].tokens(), prefix[i]])
-            yield whole_layer(layer, x, y, parts[i].genes.num_tokens, self.multiply)
+        for i, y in enumerate(gated(layer, block.parts, project)):
+            x = torch.cat([block.known[i].tokens(), block.ends[i]])
+            yield whole_layer(layer, x, y, block.parts[i].genes.num_tokens, self.multiply)
+
+
+class Block:
+    """Some cells, or one long cell in several parts: their genes, and the prefix tokens (B, P, D) of each.
+
+    Attributes
+    ----------
+    x : list of (N + B P, D)
+        Tokens of each part, as the layers so far have left them.
+    """
+
+    def __init__(self, network: CellFM, ids: Tensor, values: Tensor, offsets: Tensor, prefix: Tensor) -> None:
+        self.ids = ids
+        self.parts = Segments.parts(offsets, prefix.shape[1], BLOCK)
+        sizes = [part.genes.num_tokens for part in self.parts]
+        self.known = [KnownTokens(network, *x) for x in zip(ids.split(sizes), values.split(sizes), strict=True)]
+        self.ends = prefix.flatten(0, 1).split([part.prefix.num_tokens for part in self.parts])
+        self.x: list[Tensor] = []
+
+
+def groups(runs: list[tuple[int, int]], offsets: list[int], size: int) -> list[list[tuple[int, int]]]:
+    """Put runs of cells together up to `size` genes; a longer run is a group of its own."""
+    found: list[list[tuple[int, int]]] = []
+    for run in runs:
+        if found and offsets[run[1]] - offsets[found[-1][0][0]] <= size:
+            found[-1].append(run)
+        else:
+            found.append([run])
+    return found
 
 
 def blocks(offsets: list[int], size: int) -> list[tuple[int, int]]:

@@ -247,6 +247,18 @@ def test_refusals_of_checkpointing(network: CellFM, data_of: Make, tmp_path: Pat
         run.fit(PretrainTask(network), datamodule=data_of("auto"))
 
 
+def test_layers_of_a_module_that_has_them(network: CellFM, data_of: Make, tmp_path: Path) -> None:
+    """scFoundation's encoder is a module with a list, CellFM's is the list."""
+    inner = torch.nn.Module()
+    inner.layers = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+    outer = torch.nn.Module()
+    outer.network = torch.nn.Module()
+    outer.network.encoder = inner
+    callback = ActivationCheckpointing("all")
+    callback.setup(None, outer, "fit")
+    assert callback.number == 1 and "forward" in inner.layers[0].__dict__
+
+
 def test_precision_of_products_is_for_cuda_and_for_the_run() -> None:
     def run_on(kind: str) -> Any:
         return types.SimpleNamespace(strategy=types.SimpleNamespace(root_device=torch.device(kind)))

@@ -85,7 +85,6 @@ class CellAnnotator:
         self.classes: tuple[str, ...] = classes_of(labels, option=f"label={label}")
         self.codes: NDArray[np.int64] = codes_of(labels, self.classes)
         self.fitted: Fitted | None = None
-        self.options = FitOptions()
 
     @property
     def history(self) -> pd.DataFrame:
@@ -120,7 +119,7 @@ class CellAnnotator:
         """
         if self.cells is None:
             raise UserError("this annotator was loaded and has no reference: make one from cells to train")
-        self.options = FitOptions(
+        options = FitOptions(
             val_fraction=val_fraction,
             reject=reject,
             class_weights=class_weights,
@@ -130,15 +129,14 @@ class CellAnnotator:
             seed=seed,
             trainer=trainer,
         )
-        rows = np.flatnonzero(self.codes >= 0)
         self.fitted = fit(
             self.method,
             self._embeddings,
             self.cells,
             self.codes,
-            rows,
+            np.flatnonzero(self.codes >= 0),
             num_classes=len(self.classes),
-            options=self.options,
+            options=options,
         )
         return self
 
@@ -158,8 +156,7 @@ class CellAnnotator:
     def probabilities(self, query: Given | None = None) -> pd.DataFrame:
         """Return the probability of each type for each cell; NaN for cells without counts in the model's genes."""
         fitted, cells = self._trained(), self._cells(query)
-        found = fitted.probabilities(cells, self._embeddings)
-        return pd.DataFrame(found, index=cells.obs.index, columns=list(self.classes))
+        return pd.DataFrame(fitted.probabilities(cells, self._embeddings), cells.obs.index, list(self.classes))
 
     def score(self, query: Given, *, label: str | None = None) -> dict[str, float]:
         """Return accuracy, F1 and calibration on labelled cells; see :func:`cellfm_torch.analysis.scores.scores`.
@@ -181,8 +178,7 @@ class CellAnnotator:
 
         After ``lora`` or ``full`` training that is the trained one.
         """
-        task = getattr(self.fitted, "model", None)
-        trained = getattr(task, "network", None)
+        trained = getattr(getattr(self.fitted, "model", None), "network", None)
         embeddings = self._embeddings if trained is None or trained is self.network else Embeddings(trained.eval())
         return embeddings.of(self._cells(adata))
 
@@ -240,7 +236,6 @@ class CellAnnotator:
         self.folder, self.network = saved.model, network if device is None else network.to(device)
         self.method, self.label, self.classes = saved.method, saved.label, saved.classes
         self.reading, self.labels_map, self.fitted = saved.reading, saved.labels_map, saved.fitted
-        self.options = FitOptions()
         self._embeddings = Embeddings(self.network)
         self.cells, self.codes = None, np.zeros(0, dtype=np.int64)
         if device is not None and isinstance(self.fitted.model, AnnotateTask):

@@ -124,25 +124,30 @@ class Comparison:
         self._random: dict[int, Embeddings] = {}
         self._told: dict[tuple[Any, ...], Floats] = {}
 
-    def run(self, plan: Callable[[int], list[Design]], seeds: Sequence[int], say: Callable[[str], None]) -> Results:
-        """Run all designs of all seeds; `say` is told what is about to be done."""
-        rows: list[dict[str, Any]] = []
-        by_class: list[pd.DataFrame] = []
-        confusions: list[pd.DataFrame] = []
+    def run(
+        self,
+        plan: Callable[[int], list[Design]],
+        seeds: Sequence[int],
+        *,
+        say: Callable[[str], None],
+        keep: Callable[[Results], None],
+    ) -> Results:
+        """Run all designs of all seeds; `say` is told what is about to be done, `keep` given the tables so far."""
+        tables: tuple[list[pd.DataFrame], ...] = ([], [], [])
+        results: Results | None = None
         for seed in seeds:
             for design in plan(seed):
                 for name in [self.method, *self.others]:
                     say(f"{design.name}, seed {seed}: {name}")
-                    keys = {"evaluation": design.name, "model": name, "seed": seed}
-                    figures, classes, confusion = self._scored(design, name, seed)
-                    rows.append(keys | figures)
-                    by_class.append(classes.reset_index().assign(**keys))
-                    confusions.append(confusion.assign(**keys))
-        first = ["evaluation", "model", "seed"]
-        tables = [pd.DataFrame(rows), pd.concat(by_class), pd.concat(confusions)]
-        return Results(*(t[[*first, *(c for c in t.columns if c not in first)]].reset_index(drop=True) for t in tables))
+                    keys: dict[str, Any] = {"evaluation": design.name, "model": name, "seed": seed}
+                    for table, rows in zip(tables, self._scored(design, name, seed), strict=True):
+                        table.append(rows.assign(**keys)[[*keys, *rows]])
+                results = Results(*(pd.concat(table, ignore_index=True) for table in tables))
+                keep(results)
+        assert results is not None, "a plan without designs is not run"
+        return results
 
-    def _scored(self, design: Design, name: str, seed: int) -> tuple[dict[str, float], pd.DataFrame, pd.DataFrame]:
+    def _scored(self, design: Design, name: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         """Return the figures of a model on a design, its table by class and its confusions."""
         classes, question = self.question.labelled.classes, self.question
         true, found, unknown, taught = [], [], [], []
@@ -163,11 +168,8 @@ class Comparison:
         figures["novel_rejected"] = float(rejected[~known].mean()) if rejects and not known.all() else np.nan
         figures |= {"novel_cells": float((~known).sum()), "train_cells": float(np.mean(taught))}
         confusion = confusion_matrix(codes[known], probabilities[known].argmax(1), num_classes=len(classes))
-        return (
-            figures,
-            per_class(confusion, classes).assign(rare=lambda t: rare[_places(t.index, classes)]),
-            _long(confusion, classes),
-        )
+        by_class = per_class(confusion, classes).assign(rare=pd.Series(rare, index=list(classes))).reset_index()
+        return pd.DataFrame([figures]), by_class, _long(confusion, classes)
 
     def _query_codes(self) -> NDArray[np.int64]:
         assert self.question.query_labels is not None
@@ -209,11 +211,6 @@ class Comparison:
         if seed not in self._random:
             self._random = {seed: Embeddings(random_network(self.embeddings.network, seed))}
         return self._random[seed]
-
-
-def _places(names: pd.Index, classes: Sequence[str]) -> list[int]:
-    where = {name: i for i, name in enumerate(classes)}
-    return [where[name] for name in names]
 
 
 def _long(confusion: NDArray[np.int64], classes: Sequence[str]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any
 from cellfm_torch import __version__
 from cellfm_torch.commands import hydra_app
 
-TABLES = ("scores", "per_class", "confusion", "summary")
+TABLES = ("scores", "per_class", "confusion")
 
 
 def annotate(cfg: Any) -> int:
@@ -40,12 +40,13 @@ def annotate(cfg: Any) -> int:
     comparison = Comparison(job.question, options["method"], job.embeddings, job.fit_options, others(options))
     seeds = options["seeds"]
     if job.plan(seeds[0]):
-        tables = comparison.run(job.plan, seeds, lambda line: console.print(line, style="dim", highlight=False))
-        summary = tables.summary()
-        frames = (tables.scores, tables.per_class, tables.confusion, summary)
-        for name, frame in zip(TABLES, frames, strict=True):
-            _write_table(frame, results / f"{name}.csv")
-        console.print(_table(summary))
+        found = comparison.run(
+            job.plan,
+            seeds,
+            say=lambda line: console.print(line, style="dim", highlight=False),
+            keep=lambda tables: _write_tables(tables, results),  # as soon as there are any: training takes long
+        )
+        console.print(_table(found.summary()))
     if output is not None:
         fitted = comparison.whole or job.fit(seeds[0])
         labelled = job.label_query(fitted, version=__version__)
@@ -81,10 +82,12 @@ def _places(options: dict[str, Any]) -> tuple[Path, Path | None]:
     return results, output
 
 
-def _write_table(frame: Any, path: Path) -> None:
+def _write_tables(tables: Any, results: Path) -> None:
     from cellfm_torch.files import write_text
 
-    write_text(path, frame.to_csv(index=False, float_format="%.6g"))
+    frames = {name: getattr(tables, name) for name in TABLES} | {"summary": tables.summary()}
+    for name, frame in frames.items():
+        write_text(results / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
 
 
 def _write_settings(settings: dict[str, Any], path: Path) -> None:

@@ -92,6 +92,8 @@ def quiet_lightning() -> None:
     import logging
     import warnings
 
+    import lightning.pytorch  # noqa: F401  (sets the levels of its loggers when it is imported)
+
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # A user is told what, not the line of code that said so.
@@ -123,7 +125,20 @@ def _check_values(cfg: Any, *, config: str, overrides: Sequence[str]) -> None:
             raise UserError(f"{key}={new}: must be {choices} (default {old})")
     for key in sorted(OmegaConf.missing_keys(cfg)):
         if not key.startswith("hydra."):
-            raise UserError(f"the option {key} must be given: {key}=...")
+            raise UserError(f"the option {key} must be given: {_flag(config, key)}{key}=...")
+
+
+def _flag(config: str, key: str) -> str:
+    """Return how the console script sets a key of a command, where it has an option or takes words for it."""
+    from cellfm_torch.cli import VERBS
+
+    verb = VERBS.get(config)
+    if verb is None:
+        return ""
+    if verb.words and verb.words[0] == key:
+        return f"cellfm {config} {verb.words[1]}, or "
+    flags = [option.flag for option in verb.options or () if option.template == f"{key}={{}}"]
+    return f"{flags[0]} {flags[0].lstrip('-').upper()}, or " if flags else ""
 
 
 def _words(cfg: Any, key: str) -> list[str]:

@@ -6,7 +6,9 @@ Shapes: n cells, C width of a cell embedding.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -149,12 +151,13 @@ def embed(
         callbacks: list[pl.Callback] = [PartWriter(parts)]
         if verbose:
             callbacks.append(EmbedProgress(done, done + len(wanted)))
-        trainer = _trainer(callbacks=callbacks, accelerator=accelerator, devices=devices, strategy=strategy)
-        if verbose and trainer.is_global_zero:
-            _say(estimate(network, functions, data, device=trainer.strategy.root_device), done)
-        training = network.training
-        trainer.predict(EmbedTask(network, functions), datamodule=data, return_predictions=False)
-        network.train(training)
+        with _quiet():
+            trainer = _trainer(callbacks=callbacks, accelerator=accelerator, devices=devices, strategy=strategy)
+            if verbose and trainer.is_global_zero:
+                _say(estimate(network, functions, data, device=trainer.strategy.root_device), done)
+            training = network.training
+            trainer.predict(EmbedTask(network, functions), datamodule=data, return_predictions=False)
+            network.train(training)
         if not trainer.is_global_zero:  # the first process writes what all have kept
             return AnnData(obs=data.obs)
 
@@ -178,6 +181,20 @@ def _spec(network: Backbone, sample_genes: int | None) -> InputSpec:
     """Return what the network eats; of cells all expressed genes, for a drawn sample depends on where a cell stands."""
     spec = network.input_spec
     return dataclasses.replace(spec, max_genes=sample_genes) if spec.expressed_only else spec
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning from saying which devices there are and what else one could install."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _trainer(**options: Any) -> pl.Trainer:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cellfm_torch.annotator import CellAnnotator
     from cellfm_torch.batch import CellBatch, InputSpec
     from cellfm_torch.callbacks import (
         ActivationCheckpointing,
@@ -38,10 +39,12 @@ if TYPE_CHECKING:
     )
     from cellfm_torch.ops import Layout, RetentionState, retention, retention_map, retention_state
     from cellfm_torch.predict import predict
+    from cellfm_torch.tasks.annotate import AnnotateTask
     from cellfm_torch.tasks.losses import pretraining_loss
     from cellfm_torch.tasks.pretrain import PretrainTask
 
 _HOME = {
+    "annotator": ("CellAnnotator",),
     "batch": ("CellBatch", "InputSpec"),
     "callbacks": (
         "ActivationCheckpointing",
@@ -61,6 +64,7 @@ _HOME = {
     "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction", "ScFoundation", "ScFoundationConfig", "load_model"),
     "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
     "predict": ("predict",),
+    "tasks.annotate": ("AnnotateTask",),
     "tasks.losses": ("pretraining_loss",),
     "tasks.pretrain": ("PretrainTask",),
 }
@@ -68,7 +72,9 @@ _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _HOME.items() fo
 
 __all__ = [
     "ActivationCheckpointing",
+    "AnnotateTask",
     "BackboneFreezer",
+    "CellAnnotator",
     "CellBatch",
     "CellDataModule",
     "CellFM",

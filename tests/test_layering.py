@@ -22,6 +22,8 @@ ROOMS = {
     "plots": ("plots",),
     "callbacks": ("callbacks",),
     "convert": ("convert",),
+    "analysis": ("analysis",),
+    "annotation": ("annotation", "annotator"),
     "predict": ("predict",),
     "embedding": ("embedding",),
     "public": ("__init__",),
@@ -37,8 +39,21 @@ MAY_IMPORT = {
     "callbacks": {"base", "plots", "callbacks"},
     "convert": {"base", "data", "optim", "model", "tasks", "convert", "public"},
     "predict": {"base", "data", "model", "predict"},
+    "analysis": {"base", "analysis"},
+    "annotation": {"base", "data", "optim", "model", "tasks", "callbacks", "embedding", "analysis", "annotation"},
     "embedding": {"base", "data", "model", "callbacks", "embedding", "public"},
-    "public": {"base", "data", "ops", "model", "tasks", "callbacks", "predict", "embedding", "public"},
+    "public": {
+        "base",
+        "data",
+        "ops",
+        "model",
+        "tasks",
+        "callbacks",
+        "predict",
+        "embedding",
+        "annotation",
+        "public",
+    },
 }
 MAY_IMPORT["commands"] = {*MAY_IMPORT, "commands"}
 ROOM_OF = {module: room for room, modules in ROOMS.items() for module in modules}

@@ -97,6 +97,16 @@ class CellFM(nn.Module):
         return self.config.dim
 
     @property
+    def gene_dim(self) -> int:
+        """D, width of ``Encoding.genes``."""
+        return self.config.dim
+
+    @property
+    def num_heads(self) -> int:
+        """H, heads of a layer that reads ``Encoding.genes`` as the encoder's own do."""
+        return self.config.num_heads
+
+    @property
     def input_spec(self) -> InputSpec:
         """What a data module must prepare for this network."""
         config = self.config

@@ -113,16 +113,20 @@ class Retention(nn.Module):
         q, k, v = (rearrange(y, "t (h k) -> t h k", h=self.num_heads) for y in (q, k, v))
         return q, k, v, u
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-        """Let the tokens of each cell see each other: (T, H, K)."""
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, q_layout: Layout | None = None) -> Tensor:
+        """Let q (M, H, K) gather from the tokens of its cell: (M, H, K).
+
+        `q_layout` says where the queries of each cell are; None: they are the tokens themselves.
+        """
         # The 1 / K of the published q and k and the 1 / sqrt(genes) of its v: the norm divides them out, they only
         # keep half precision in range. Where there is a state they go onto that, which is small.
         scale = layout.lengths.clamp_min(1).float().rsqrt() / self.head_dim
         if self.mode == "chunked":
             state = retention_state(k, v, offsets=layout).tensor
-            return RetentionState(state * scale.to(state.dtype)[:, None, None, None]).read(q, offsets=layout)
+            read = RetentionState(state * scale.to(state.dtype)[:, None, None, None])
+            return read.read(q, offsets=layout if q_layout is None else q_layout)
         per_token = torch.repeat_interleave(scale.to(v.dtype), layout.lengths, output_size=len(v))
-        return retention(q, k, v * per_token[:, None, None], offsets=layout, mode=self.mode)
+        return retention(q, k, v * per_token[:, None, None], offsets=layout, q_offsets=q_layout, mode=self.mode)
 
     def merge(self, o: Tensor, u: Tensor) -> Tensor:
         """Norm and gate what the tokens read (T, H, K), and merge the heads: (T, D)."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from cellfm_torch.errors import UserError
 from cellfm_torch.ops.linear import Dense, linear
 
 # Small at the start, and B is zero: an adapter changes nothing before it has learned something.
@@ -55,3 +56,36 @@ def merge_lora(network: Network) -> Network:
         plain = type(own)(dataclasses.replace(own.config, lora_rank=0), genes=own.genes)
     plain.load_state_dict(merged, strict=True, assign=True)
     return cast(Network, plain.train(network.training))
+
+
+def add_lora(network: Network, rank: int) -> Network:
+    """Return the same network with new adapters, which change nothing before they are trained.
+
+    The given network is left alone; the weights share its memory and are frozen: only adapters learn.
+
+    Raises
+    ------
+    UserError
+        If the backbone takes no adapters, or has some already.
+    """
+    own = cast(Any, network)
+    if not hasattr(own.config, "lora_rank"):
+        raise UserError(f"{type(own).__name__} takes no adapters: choose method=frozen or method=full")
+    if own.config.lora_rank:
+        raise UserError(f"the model has adapters of rank {own.config.lora_rank} already: merge them first")
+    if rank < 1:
+        raise UserError(f"lora_rank={rank}: must be at least 1")
+    with torch.device("meta"):
+        adapted = type(own)(dataclasses.replace(own.config, lora_rank=rank), genes=own.genes)
+    device = next(network.parameters()).device
+    state = dict(network.state_dict())
+    for name, module in adapted.named_modules():
+        if isinstance(module, LoRALinear):
+            weight = state[f"{name}.weight"]
+            a = torch.empty(rank, weight.shape[1], dtype=weight.dtype, device=device)
+            state[f"{name}.lora_a"] = nn.init.normal_(a, std=START_STD)
+            state[f"{name}.lora_b"] = torch.zeros(len(weight), rank, dtype=weight.dtype, device=device)
+    adapted.load_state_dict(state, strict=True, assign=True)
+    for name, parameter in adapted.named_parameters():
+        parameter.requires_grad_(name.endswith((".lora_a", ".lora_b")))
+    return cast(Network, adapted.train(network.training))

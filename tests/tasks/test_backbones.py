@@ -74,6 +74,7 @@ def test_a_tiny_head_learns_on_either(folder: Path, cells: Path) -> None:
     embedding = network.embedder()(batch)
     assert embedding.shape == (24, network.cell_dim)
     encoded = network.eval().encode(batch)
+    assert encoded.genes.shape[1] == network.gene_dim and network.gene_dim % network.num_heads == 0
     # Two ways through the same float32 sums; in units of the mean magnitude.
     assert (embedding - encoded.cell).abs().max() < 1e-5 * encoded.cell.abs().mean()
     assert encoded.genes.shape[0] == encoded.gene_embedding.shape[0] == batch.num_genes

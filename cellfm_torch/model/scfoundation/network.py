@@ -78,6 +78,16 @@ class ScFoundation(nn.Module):
         return self.config.encoder_dim * (4 if self.config.pool == "all" else 1)
 
     @property
+    def gene_dim(self) -> int:
+        """D, width of ``Encoding.genes``."""
+        return self.config.encoder_dim
+
+    @property
+    def num_heads(self) -> int:
+        """Heads of a layer that reads ``Encoding.genes`` as the encoder's own do."""
+        return self.config.encoder_heads
+
+    @property
     def input_spec(self) -> InputSpec:
         """What a data module must prepare for this network."""
         return InputSpec(

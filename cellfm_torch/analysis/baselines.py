@@ -1,0 +1,125 @@
+"""What a foundation model has to beat: the commonest type, and plain methods on log-normalised counts.
+
+Shapes: n training cells, m cells asked about, G genes, C classes.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from cellfm_torch.analysis.knn import NearestCells
+from cellfm_torch.analysis.probe import LinearProbe
+
+VARIABLE_GENES = 2000
+COMPONENTS = 50
+DISPERSION_BINS = 20
+
+Codes = NDArray[np.integer[Any]]
+Floats = NDArray[np.float64]
+Baseline = Callable[[sp.csr_matrix, Codes, sp.csr_matrix, int, int], Floats]
+"""``baseline(training counts (n, G), codes (n,), counts (m, G), num_classes, seed) -> probabilities (m, C)``."""
+
+
+def log_normalised(counts: sp.csr_matrix) -> sp.csr_matrix:
+    """Return log1p(CP10K) of raw counts, float32; cells without counts stay empty."""
+    out = counts.astype(np.float32).tocsr(copy=True)
+    totals = np.asarray(out.sum(axis=1), dtype=np.float64).ravel()
+    factor = np.divide(1e4, totals, out=np.zeros_like(totals), where=totals > 0)
+    out.data = np.log1p(out.data * np.repeat(factor, np.diff(out.indptr))).astype(np.float32)
+    return out
+
+
+def variable_genes(values: sp.csr_matrix, number: int = VARIABLE_GENES) -> NDArray[np.int64]:
+    """Return the most variable genes of log-normalised cells, ascending.
+
+    By dispersion (variance over mean of CP10K), standardised among genes of similar mean: Seurat's rule
+    (doi 10.1038/nbt.3192), genes in 20 bins of their mean.
+    """
+    linear = values.copy()
+    linear.data = np.expm1(linear.data.astype(np.float64))
+    mean = np.asarray(linear.mean(axis=0)).ravel()
+    linear.data **= 2
+    variance = np.maximum(np.asarray(linear.mean(axis=0)).ravel() - mean**2, 0)
+    there = np.flatnonzero(mean > 0)
+    if len(there) <= number:
+        return there
+    dispersion = np.log(np.maximum(variance[there] / mean[there], 1e-12))
+    bins = pd.cut(np.log1p(mean[there]), DISPERSION_BINS, labels=False)
+    groups = pd.Series(dispersion).groupby(bins)
+    spread = groups.transform("std", ddof=1).to_numpy()
+    middle = groups.transform("mean").to_numpy()
+    alone = ~(spread > 0)  # a bin of one gene: it counts as one spread above nothing, as in Seurat
+    score = np.where(alone, 1.0, (dispersion - middle) / np.where(alone, 1.0, spread))
+    return np.sort(there[np.argsort(-score, kind="stable")[:number]])
+
+
+def majority(train: sp.csr_matrix, codes: Codes, cells: sp.csr_matrix, num_classes: int, seed: int) -> Floats:
+    """Say of each cell what share of the training cells each class has."""
+    shares = np.bincount(codes, minlength=num_classes) / len(codes)
+    return np.tile(shares, (cells.shape[0], 1))
+
+
+def pca_knn(train: sp.csr_matrix, codes: Codes, cells: sp.csr_matrix, num_classes: int, seed: int) -> Floats:
+    """Vote among nearest neighbours on 50 principal components of log-normalised variable genes."""
+    a, b = _variable(train, cells)
+    pca = PCA(min(COMPONENTS, len(a) - 1, a.shape[1]), svd_solver="randomized", random_state=seed).fit(a)
+    return NearestCells(pca.transform(a), codes, num_classes=num_classes).probabilities(pca.transform(b))
+
+
+def logistic(train: sp.csr_matrix, codes: Codes, cells: sp.csr_matrix, num_classes: int, seed: int) -> Floats:
+    """Fit logistic regression on standardised, log-normalised variable genes."""
+    a, b = _variable(train, cells)
+    return LinearProbe.fit(a, codes, num_classes=num_classes, most_steps=200).probabilities(b)
+
+
+def celltypist(train: sp.csr_matrix, codes: Codes, cells: sp.csr_matrix, num_classes: int, seed: int) -> Floats:
+    """Let CellTypist train its own model (doi 10.1126/science.abl5197), where it is installed."""
+    import anndata
+    import celltypist as library
+
+    genes = [f"G{i}" for i in range(train.shape[1])]
+    a, b = (anndata.AnnData(log_normalised(x), var=pd.DataFrame(index=genes)) for x in (train, cells))
+    library.logger.set_level(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # By stochastic gradients: its other solver asks scikit-learn for an argument that 1.8 no longer has.
+        labels = np.array([str(code) for code in codes])
+        model = library.train(a, labels=labels, use_SGD=True, n_jobs=1, check_expression=False, random_state=seed)
+        found = library.annotate(b, model=model).decision_matrix
+    # Its classes are scored one against the rest: sigmoids, which are brought to a sum of 1 as logarithms.
+    logs = np.full((cells.shape[0], num_classes), -np.inf)
+    logs[:, found.columns.astype(int)] = -np.logaddexp(0, -found.to_numpy())
+    likelihood = np.exp(logs - logs.max(1, keepdims=True))
+    return likelihood / likelihood.sum(1, keepdims=True)
+
+
+def _variable(train: sp.csr_matrix, cells: sp.csr_matrix) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    a, b = log_normalised(train), log_normalised(cells)
+    chosen = variable_genes(a)
+    return a[:, chosen].toarray(), b[:, chosen].toarray()
+
+
+BASELINES: dict[str, Baseline] = {
+    "majority": majority,
+    "pca_knn": pca_knn,
+    "gene_logistic": logistic,
+    "celltypist": celltypist,
+}
+
+WITHOUT_CHANCE = ("majority", "gene_logistic")
+"""Those for which the seed is no matter."""
+
+
+def available() -> list[str]:
+    """Return the baselines that can be run here: CellTypist where it is installed."""
+    return [name for name in BASELINES if name != "celltypist" or find_spec("celltypist") is not None]

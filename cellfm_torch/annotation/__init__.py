@@ -1,0 +1,1 @@
+"""Cell types for cells: what `cellfm annotate` and `CellAnnotator` are made of."""

@@ -1,0 +1,140 @@
+"""Cell types for cells: ``cellfm annotate --reference REF --query Q --model FOLDER``."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cellfm_torch import __version__
+from cellfm_torch.commands import hydra_app
+
+TABLES = ("scores", "per_class", "confusion")
+
+
+def annotate(cfg: Any) -> int:
+    """Run one job from a composed configuration; returns the exit code.
+
+    Raises
+    ------
+    UserError
+        For what the user can put right; nothing has been written then.
+    """
+    from omegaconf import OmegaConf
+    from rich.console import Console
+
+    from cellfm_torch.annotation.evaluate import Comparison
+    from cellfm_torch.annotation.job import Job, others
+    from cellfm_torch.annotation.methods import METHODS, check_method
+
+    hydra_app.quiet_lightning()
+    options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    check_method(options["method"])
+    results, output = _places(options)
+    console = Console()
+    job = Job.read(options)
+    console.print(f"{options['method']}: {METHODS[options['method']]}", highlight=False, soft_wrap=True)
+    comparison = Comparison(job.question, options["method"], job.embeddings, job.fit_options, others(options))
+    seeds = options["seeds"]
+    if job.plan(seeds[0]):
+        found = comparison.run(
+            job.plan,
+            seeds,
+            say=lambda line: console.print(line, style="dim", highlight=False),
+            keep=lambda tables: _write_tables(tables, results),  # as soon as there are any: training takes long
+        )
+        console.print(_table(found.summary()))
+    if output is not None:
+        fitted = comparison.whole or job.fit(seeds[0])
+        labelled = job.label_query(fitted, version=__version__)
+        _write_cells(labelled, output)
+        job.save(fitted, results / "annotator")
+        unknown = labelled.obs["cellfm_unknown"]
+        console.print(
+            f"unknown: {unknown.sum():,} of {len(unknown):,} cells; of held-out reference cells "
+            f"{fitted.rejection.false_rejections:.1%} were rejected by mistake",
+            highlight=False,
+        )
+        console.print(f"labels:  {output}: obs cellfm_label, cellfm_probability, cellfm_runner_up, cellfm_unknown")
+    _write_settings(options | {"version": __version__} | job.about(), results / "settings.json")
+    console.print(f"results: {results}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _places(options: dict[str, Any]) -> tuple[Path, Path | None]:
+    """Return the folder of results and the file of labelled cells, neither of which may be lost to a mistake."""
+    from cellfm_torch.errors import UserError
+
+    results = Path(options["results"]).expanduser()
+    if options["query"] is None and options["output"] is not None:
+        raise UserError(f"output={options['output']}: there is no query to label: give query=FILE")
+    output = None if options["query"] is None else Path(options["output"] or results / "query.h5ad").expanduser()
+    for path in (results / "settings.json", output):
+        if path is not None and path.exists() and not options["overwrite"]:
+            raise UserError(f"{path}: exists already: choose another place, or set overwrite=true")
+    if results.exists() and not results.is_dir():
+        raise UserError(f"results={results}: is a file: give the name of a folder")
+    if output is not None and output.resolve() == Path(options["query"]).expanduser().resolve():
+        raise UserError(f"output={output}: is the query itself: give another name")
+    return results, output
+
+
+def _write_tables(tables: Any, results: Path) -> None:
+    from cellfm_torch.files import write_text
+
+    frames = {name: getattr(tables, name) for name in TABLES} | {"summary": tables.summary()}
+    for name, frame in frames.items():
+        write_text(results / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
+
+
+def _write_settings(settings: dict[str, Any], path: Path) -> None:
+    from cellfm_torch.files import write_text
+
+    write_text(path, json.dumps(settings, indent=2, default=str) + "\n")
+
+
+def _write_cells(adata: Any, path: Path) -> None:
+    from cellfm_torch.files import written_beside
+
+    with written_beside(path) as part:
+        adata.write_h5ad(part)
+
+
+def _table(summary: Any) -> Any:
+    """Return the summary for people: mean, and standard deviation over seeds where there are several."""
+    from rich.table import Table
+
+    title = "Cells of learned types: mean ± standard deviation over seeds"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    columns = {
+        "accuracy": "accuracy",
+        "macro_f1": "macro F1",
+        "rare_f1": "rare types",
+        "false_rejections": "falsely unknown",
+    }
+    for heading in ("evaluation", "model"):
+        table.add_column(heading, no_wrap=True)
+    for heading in columns.values():
+        table.add_column(heading, justify="right")
+    for row in summary.to_dict("records"):
+        figures = (_figure(row[name], row[f"{name}_sd"]) for name in columns)
+        table.add_row(row["evaluation"], row["model"], *figures)
+    return table
+
+
+def _figure(mean: float, deviation: float) -> str:
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.3f}" if math.isnan(deviation) else f"{mean:.3f} ±{deviation:.3f}".replace("±0", "±")
+
+
+def main(overrides: Sequence[str] | None = None) -> int:
+    """Compose conf/annotate.yaml with overrides (default: the command line's) and annotate."""
+    return hydra_app.run(annotate, config="annotate", overrides=sys.argv[1:] if overrides is None else overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cellfm_torch.analysis.batch_methods import score_beside
+    from cellfm_torch.analysis.comparison import compare
     from cellfm_torch.batch import CellBatch, InputSpec
     from cellfm_torch.callbacks import (
         ActivationCheckpointing,
@@ -38,10 +40,14 @@ if TYPE_CHECKING:
     )
     from cellfm_torch.ops import Layout, RetentionState, retention, retention_map, retention_state
     from cellfm_torch.predict import predict
+    from cellfm_torch.report.gather import write_report
+    from cellfm_torch.tasks.integrate import IntegrateTask
     from cellfm_torch.tasks.losses import pretraining_loss
     from cellfm_torch.tasks.pretrain import PretrainTask
 
 _HOME = {
+    "analysis.batch_methods": ("score_beside",),
+    "analysis.comparison": ("compare",),
     "batch": ("CellBatch", "InputSpec"),
     "callbacks": (
         "ActivationCheckpointing",
@@ -61,6 +67,8 @@ _HOME = {
     "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction", "ScFoundation", "ScFoundationConfig", "load_model"),
     "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
     "predict": ("predict",),
+    "report.gather": ("write_report",),
+    "tasks.integrate": ("IntegrateTask",),
     "tasks.losses": ("pretraining_loss",),
     "tasks.pretrain": ("PretrainTask",),
 }
@@ -77,6 +85,7 @@ __all__ = [
     "Encoding",
     "GeneVocab",
     "InputSpec",
+    "IntegrateTask",
     "KeepFreedMemory",
     "Layout",
     "LossCurve",
@@ -90,6 +99,7 @@ __all__ = [
     "TokenBudgetFinder",
     "UMAPPicture",
     "UserError",
+    "compare",
     "embed",
     "load_model",
     "predict",
@@ -97,6 +107,8 @@ __all__ = [
     "retention",
     "retention_map",
     "retention_state",
+    "score_beside",
+    "write_report",
 ]
 
 

@@ -20,6 +20,8 @@ ROOMS = {
     "model": ("model",),
     "tasks": ("tasks",),
     "plots": ("plots",),
+    "analysis": ("analysis",),
+    "report": ("report",),
     "callbacks": ("callbacks",),
     "convert": ("convert",),
     "predict": ("predict",),
@@ -34,11 +36,25 @@ MAY_IMPORT = {
     "model": {"base", "data", "ops", "model"},
     "tasks": {"base", "data", "ops", "optim", "model", "tasks"},
     "plots": {"base", "plots"},
+    "analysis": {"base", "analysis", "public"},
+    "report": {"base", "plots", "analysis", "report", "public"},
     "callbacks": {"base", "plots", "callbacks"},
     "convert": {"base", "data", "optim", "model", "tasks", "convert", "public"},
     "predict": {"base", "data", "model", "predict"},
     "embedding": {"base", "data", "model", "callbacks", "embedding", "public"},
-    "public": {"base", "data", "ops", "model", "tasks", "callbacks", "predict", "embedding", "public"},
+    "public": {
+        "base",
+        "data",
+        "ops",
+        "model",
+        "tasks",
+        "callbacks",
+        "predict",
+        "embedding",
+        "analysis",
+        "report",
+        "public",
+    },  # fmt: skip
 }
 MAY_IMPORT["commands"] = {*MAY_IMPORT, "commands"}
 ROOM_OF = {module: room for room, modules in ROOMS.items() for module in modules}

@@ -1,0 +1,1 @@
+"""What is computed from embeddings, counts and annotations of cells: arrays in, arrays and tables out."""

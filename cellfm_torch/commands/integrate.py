@@ -136,7 +136,7 @@ def _say(console: Any, table: Any) -> None:
     from cellfm_torch.analysis.integration import NAMES
 
     shown = Table(title="Scores, 1 the best", title_justify="left")
-    shown.add_column("")
+    shown.add_column("", no_wrap=True)
     for name in table.columns:
         shown.add_column(NAMES[name], justify="right")
     for method, row in table.iterrows():

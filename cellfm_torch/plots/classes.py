@@ -46,7 +46,7 @@ def confusion_counts(truth: Sequence[Any], predicted: Sequence[Any]) -> pd.DataF
     rows = sorted(table.index)
     columns = [*rows, *sorted(set(table.columns) - set(rows))]
     table = table.reindex(index=rows, columns=columns, fill_value=0)
-    return table.renameaxis_of(index="truth", columns="predicted")
+    return table.rename_axis(index="truth", columns="predicted")
 
 
 def confusion_matrix(
@@ -182,7 +182,7 @@ def reliability_curve(
     # Areas tell how many cells stand behind a point.
     sizes = 14 + 160 * curve[:, 2] / curve[:, 2].max()
     ax.scatter(curve[:, 0], curve[:, 1], s=sizes, color=PALETTE[0], alpha=0.75, linewidths=0, zorder=3)
-    ax.text(0.03, 0.95, f"expected calibration error {error:.3f}", fontsize=9, va="top")
+    ax.text(0.98, 0.02, f"expected calibration error {error:.3f}", fontsize=9, ha="right")
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="probability of the predicted type", ylabel="share correct")
     ax.set_aspect("equal")
     ax.spines[["top", "right"]].set_visible(False)

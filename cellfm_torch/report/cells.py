@@ -81,7 +81,7 @@ def _overview(cells: Annotated, types: pd.DataFrame) -> list[tuple[str, str]]:
     if cells.batch is not None:
         rows.append(("Batches", f"{len(set(cells.batch))}"))
     if (absent := int((~cells.placed).sum())) > 0:
-        rows.append(("Without embedding", f"{absent:,} cells have no counts in the model's genes; not in the picture"))
+        rows.append(("Without embedding", f"{absent:,}: no counts in the model's genes; not in the picture"))
     return rows
 
 
@@ -136,7 +136,7 @@ def _truth(cells: Annotated) -> str:
     bars = page.empty_figure(7.5, 1.2 + 0.5 * number)
     class_bars(scores, ax=bars.add_subplot())
     parts = [f"<h3>Confusion matrix</h3><figure class='wide'>{page.svg(matrix)}</figure>"]
-    parts.append(f"<h3>By given type</h3><figure>{page.svg(bars)}</figure>")
+    parts.append(f"<h3>By given type</h3><figure class='wide'>{page.svg(bars)}</figure>")
     rows = [
         (str(name), f"{row.cells:,}", _number(row.f1), _number(row.precision), _number(row.recall))
         for name, row in zip(scores.index, scores.itertuples(), strict=True)

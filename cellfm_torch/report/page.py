@@ -7,6 +7,9 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+# Nothing may be fetched. The fast pictures of Plotly compile functions, hence unsafe-eval.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; img-src data: blob:"
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; } h3 { font-size: 1rem; margin-top: 1.5rem; }
@@ -16,7 +19,10 @@ th, td { text-align: right; padding: 0.25rem 0.6rem; border-bottom: 1px solid #d
 .summary td { text-align: left; white-space: normal; overflow-wrap: anywhere; } .summary th { width: 12rem; }
 th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }
 .summary th:first-child { min-width: 8rem; } td.words, th.words { text-align: left; white-space: normal; }
+td.words { min-width: 14rem; } .wide svg { max-width: none; }
 thead th { border-bottom: 2px solid #888; } .low { background: #fdeecf; } p.note { color: #555; }
+@media (max-width: 700px) { body { margin: 0.5rem auto; padding: 0 0.6rem; } .summary th:first-child { min-width: 6rem; }
+  .summary th { width: 7rem; } }
 """
 
 
@@ -38,6 +44,7 @@ def page(title: str, body: str, *, scripts: Iterable[str] = (), style: str = "")
     return (
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{html.escape(title)}</title><style>{STYLE}{style}</style></head><body>\n"
         f"<h1>{html.escape(title)}</h1>\n{body}\n{code}</body></html>\n"
     )

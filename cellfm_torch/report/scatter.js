@@ -86,13 +86,16 @@
     const legend = narrow ? { orientation: "h", y: -0.12, itemsizing: "constant", font: { size: 11 } }
       : { itemsizing: "constant", font: { size: 12 } };
     const layout = {
-      margin: { l: 30, r: 10, t: 10, b: 30 }, hovermode: "closest", paper_bgcolor: "white", plot_bgcolor: "white",
+      margin: { l: 30, r: 10, t: 36, b: 30 }, hovermode: "closest", paper_bgcolor: "white", plot_bgcolor: "white",
       xaxis: Object.assign({ range: ranges[0].slice(), title: { text: "UMAP 1" } }, axis),
       yaxis: Object.assign({ range: ranges[1].slice(), title: { text: "UMAP 2" } }, axis),
       legend: legend, showlegend: field.kind !== "number", uirevision: "cells",
     };
     shown.textContent = rows.length.toLocaleString("en") + " of " + x.length.toLocaleString("en") + " cells shown";
-    return Plotly.react(plot, traces(field, rows), layout, { responsive: true, displaylogo: false });
+    // No button that would send data anywhere.
+    const buttons = [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]];
+    const options = { responsive: true, displaylogo: false, modeBarButtons: buttons };
+    return Plotly.react(plot, traces(field, rows), layout, options);
   }
   function setAll(state) {
     boxes.forEach((box) => { box.checked = state; });

@@ -25,7 +25,7 @@ STYLE = """
 #cells { height: 36rem; } .controls { display: flex; flex-wrap: wrap; gap: 0.3rem 1rem; align-items: center; }
 #types { display: flex; flex-wrap: wrap; gap: 0.2rem 0.9rem; margin: 0.4rem 0; border: 0; padding: 0; }
 #types label { white-space: nowrap; } button, select { font: inherit; }
-@media (max-width: 700px) { #cells { height: 32rem; } body { margin: 0.5rem auto; padding: 0 0.6rem; } }
+@media (max-width: 700px) { #cells { height: 32rem; } }
 """
 
 

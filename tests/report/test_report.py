@@ -84,7 +84,7 @@ def test_numbers_are_of_all_cells(written: str) -> None:
     right = (adata.obs["cellfm_label"].astype(str) == adata.obs["cell_type"].astype(str)).to_numpy() & ~unknown
     assert f"{right.mean():.1%} of 240 cells with a given type; {right[~unknown].mean():.1%} of those" in text
     assert f"{unknown.sum()} cells ({unknown.mean():.1%})" in text
-    assert "1 cells have no counts in the model&#x27;s genes" in text
+    assert "1: no counts in the model&#x27;s genes" in text
     row = re.search(r"<tr><td[^>]*>unknown 1</td>.*?</tr>", text)
     # The rejected cells are NK cells: their cluster has the genes of such cells.
     assert row and {"NKG7", "GNLY", "GZMB", "PRF1", "GZMA", "CST7"} & set(re.findall(r"\w+", row[0]))

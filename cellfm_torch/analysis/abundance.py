@@ -56,7 +56,7 @@ def neighbourhoods(embedding: Any, *, k: int = 30, share: float = 0.1, seed: int
     ----------
     embedding : (B, C)
     k
-        Nearest neighbours; about five times the number of samples or more.
+        Nearest neighbours; five times the number of samples or more, or counts are too small to tell anything.
     share
         Of the cells that are sampled. Each sampled cell is replaced by that of its neighbours nearest to their median,
         so that fewer neighbourhoods cover more cells.

@@ -90,7 +90,7 @@ def finite_rows(embedding: NDArray[np.float32], source: str = ANNDATA) -> NDArra
     UserError
         If fewer than ten have.
     """
-    finite: NDArray[np.bool_] = np.isfinite(embedding).all(1)
+    finite = np.asarray(np.isfinite(embedding).all(1))
     if finite.sum() < 10:
         raise UserError(f"{source}: only {finite.sum()} of {len(finite):,} cells have an embedding; ten are needed")
     return finite

@@ -22,6 +22,7 @@ from cellfm_torch.errors import UserError, examples, nearest
 
 CONTROLS = ("ctrl", "control", "controls", "healthy", "normal", "untreated", "unstimulated", "vehicle", "dmso", "wt")
 FEW_DONORS = 4
+LEAST_K, CELLS_PER_SAMPLE = 30, 5
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def compare(
     control: str | None = None,
     label: str | None = None,
     layer: str | None = None,
-    k: int = 30,
+    k: int | None = None,
     share: float = 0.1,
     fdr: float = 0.1,
     seed: int = 0,
@@ -93,8 +94,11 @@ def compare(
         Column of obs with cell types, to name the hits; None: ``cellfm_label`` where it is there.
     layer
         Matrix of counts, for PCA and genes: None for X, ``"raw"``, or the name of a layer.
-    k, share
-        Cells of a neighbourhood and their number, see :func:`~cellfm_torch.analysis.abundance.neighbourhoods`.
+    k
+        Cells of a neighbourhood besides the one in its middle; None: five for each sample, a donor in a condition, and
+        30 at least.
+    share
+        Of the cells around which one is laid, see :func:`~cellfm_torch.analysis.abundance.neighbourhoods`.
     fdr
         False discovery rate of the hits.
     seed
@@ -115,6 +119,7 @@ def compare(
     kept = finite_rows(embedding, source) & (plan.sample_of_cell >= 0)
     conditions, donors = (column(adata, name, "", source)[kept] for name in (condition, donor))
     plan = design(conditions, donors, case=case, control=control)
+    k = max(LEAST_K, CELLS_PER_SAMPLE * (len(plan.case) + len(plan.control))) if k is None else k
     expression = log_normalised(counts_of(adata, layer, source)[kept])
     genes = list((adata.raw if layer == "raw" else adata).var_names)
     names, found = adata.obs_names[kept], {}

@@ -61,7 +61,8 @@ def _save(made: Any, places: dict[str, Any], output: Path) -> None:
         ("neighbourhoods", {name: one.tested for name, one in made.found.items()}),
         ("groups", {name: one.groups for name, one in made.found.items()}),
     ):
-        table = pd.concat(frames, names=["embedding"]).reset_index(level=0)
+        filled = {name: frame for name, frame in frames.items() if len(frame)} or frames
+        table = pd.concat(filled, names=["embedding"]).reset_index(level=0)
         write_text(beside(output, f"{kind}.csv"), table.to_csv(index=False, float_format="%.4g"))
     figure = Figure(figsize=(6.0 * len(places), 4.5), layout="constrained")
     for ax, (name, one) in zip(figure.subplots(1, len(places), squeeze=False)[0], made.found.items(), strict=True):
@@ -81,10 +82,10 @@ def _say(console: Any, made: Any, output: Path) -> None:
         if one.groups.empty:
             continue
         shown = Table(title=f"Hits on {name}", title_justify="left")
-        for heading in ("type", "direction", "hits", "of", "cells", "log2 odds", "FDR", "top genes"):
-            shown.add_column(heading, justify="left" if heading in ("type", "direction", "top genes") else "right")
+        for heading in ("type", "", "hits", "cells", "log2 odds", "top genes"):
+            shown.add_column(heading, justify="left" if heading in ("type", "", "top genes") else "right")
         for row in one.groups.itertuples():
-            numbers = (str(row.neighbourhoods), str(row.of), f"{row.cells:,}", f"{row.log2_odds:.2f}", f"{row.fdr:.1g}")
+            numbers = (f"{row.neighbourhoods} of {row.of}", f"{row.cells:,}", f"{row.log2_odds:.2f}")
             shown.add_row(row.type, row.direction, *numbers, row.genes)
         console.print(shown)
     stem = output.with_suffix("")

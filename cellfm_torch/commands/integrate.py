@@ -119,6 +119,8 @@ def _fine_tune(cfg: Any, adata: Any, task: Any) -> str:
 
 
 def _save_table(table: Any, output: Path, title: str) -> None:
+    from matplotlib.figure import Figure
+
     from cellfm_torch.analysis.integration import NAMES
     from cellfm_torch.commands.cells import beside
     from cellfm_torch.files import write_text
@@ -126,8 +128,10 @@ def _save_table(table: Any, output: Path, title: str) -> None:
     from cellfm_torch.plots.scores import score_table
 
     write_text(beside(output, "scores.csv"), table.to_csv(index_label="method", float_format="%.4f"))
+    figure = Figure(figsize=(2.2 + 1.05 * table.shape[1], 1.2 + 0.42 * len(table)), layout="constrained")
+    score_table(table.rename(columns=NAMES), ax=figure.add_subplot(), title=title)
     for kind in ("png", "pdf"):
-        save_figure(score_table(table.rename(columns=NAMES), title=title).figure, beside(output, f"scores.{kind}"))
+        save_figure(figure, beside(output, f"scores.{kind}"))
 
 
 def _say(console: Any, table: Any) -> None:

@@ -40,9 +40,9 @@ def abundance_plot(
     ax = axis_of(ax, (6.0, 4.5))
     hit = values != 0
     dots: dict[str, Any] = {"s": float(np.clip(12000 / max(len(xy), 1), 1.5, 28)), "linewidths": 0}
-    ax.scatter(*xy[~hit].T, color="#d5d5d5", **dots)
+    ax.scatter(xy[~hit, 0], xy[~hit, 1], color="#d5d5d5", **dots)
     limit = float(np.abs(values[hit]).max()) if hit.any() else 1.0
-    drawn = ax.scatter(*xy[hit].T, c=values[hit], cmap="RdBu_r", vmin=-limit, vmax=limit, **dots)
+    drawn = ax.scatter(xy[hit, 0], xy[hit, 1], c=values[hit], cmap="RdBu_r", vmin=-limit, vmax=limit, **dots)
     ax.figure.colorbar(drawn, ax=ax, shrink=0.6, label=label)
     ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
     ax.set_aspect("equal", adjustable="datalim")

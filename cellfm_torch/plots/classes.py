@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cellfm_torch.errors import UserError
 from cellfm_torch.plots.cells import PALETTE, axis_of
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+Words = Sequence[Any] | NDArray[Any]
 METRICS = {"f1": "F1", "precision": "precision", "recall": "recall"}
 
 
@@ -29,7 +31,7 @@ def _same_length(what: str, **columns: Any) -> None:
         raise UserError(f"{what}: needs one value per cell of each, got {text}")
 
 
-def confusion_counts(truth: Sequence[Any], predicted: Sequence[Any]) -> pd.DataFrame:
+def confusion_counts(truth: Words, predicted: Words) -> pd.DataFrame:
     """Count cells by true (rows) and predicted class (columns); classes of both in alphabetical order, then others.
 
     Columns that are no true class, such as "unknown", come last; true classes never predicted get a column of zeros.
@@ -49,9 +51,7 @@ def confusion_counts(truth: Sequence[Any], predicted: Sequence[Any]) -> pd.DataF
     return table.rename_axis(index="truth", columns="predicted")
 
 
-def confusion_matrix(
-    truth: Sequence[Any], predicted: Sequence[Any], ax: Axes | None = None, title: str | None = None
-) -> Axes:
+def confusion_matrix(truth: Words, predicted: Words, ax: Axes | None = None, title: str | None = None) -> Axes:
     """Draw which share of each true class was predicted as what; numbers are cells.
 
     Parameters
@@ -85,7 +85,7 @@ def confusion_matrix(
     return ax
 
 
-def class_scores(truth: Sequence[Any], predicted: Sequence[Any]) -> pd.DataFrame:
+def class_scores(truth: Words, predicted: Words) -> pd.DataFrame:
     """Return precision, recall and F1 of each true class and its number of cells, most frequent first.
 
     Raises

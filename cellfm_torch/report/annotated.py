@@ -70,8 +70,7 @@ class Annotated:
     @property
     def placed(self) -> NDArray[np.bool_]:
         """Which cells have coordinates, (B,)."""
-        found: NDArray[np.bool_] = np.isfinite(self.coordinates).all(1)
-        return found
+        return np.asarray(np.isfinite(self.coordinates).all(1))
 
     def with_truth(self) -> tuple[Words, Words]:
         """Return true type and prediction of the cells that have a true type."""

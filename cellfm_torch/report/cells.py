@@ -102,7 +102,9 @@ def _picture(cells: Annotated, codes: np.ndarray, *, most: int, seed: int) -> st
         columns["batch"] = cells.batch[rows]
     if cells.truth is not None:
         right = np.where(cells.truth == cells.prediction, "right", np.where(cells.unknown, "unknown", "wrong"))
-        columns["right or wrong"] = np.where([t is None for t in cells.truth], None, right)[rows]
+        right = right.astype(object)
+        right[[word is None for word in cells.truth]] = None
+        columns["right or wrong"] = right[rows]
     text = "Hover for a cell; tick the types to show; drag to zoom, double-click to return."
     if len(rows) < len(placed):
         text += (
@@ -160,7 +162,7 @@ def _unknown(cells: Annotated, unknown: pd.DataFrame, rare: pd.DataFrame) -> str
         parts.append(page.note("No cell was called unknown."))
     else:
         headings = ["Cluster", "Cells", "Mean probability", "Likeliest types", "Batches", f"Top {TOP_GENES} genes"]
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (r.cluster, f"{r.cells:,}", _number(r.probability), r.nearest, r.batches, r.genes)
             for r in unknown.itertuples()
         ]

@@ -21,8 +21,9 @@ th:first-child, td:first-child { text-align: left; white-space: normal; overflow
 .summary th:first-child { min-width: 8rem; } td.words, th.words { text-align: left; white-space: normal; }
 td.words { min-width: 14rem; } .wide svg { max-width: none; }
 thead th { border-bottom: 2px solid #888; } .low { background: #fdeecf; } p.note { color: #555; }
-@media (max-width: 700px) { body { margin: 0.5rem auto; padding: 0 0.6rem; } .summary th:first-child { min-width: 6rem; }
-  .summary th { width: 7rem; } }
+@media (max-width: 700px) {
+  body { margin: 0.5rem auto; padding: 0 0.6rem; } .summary th:first-child { min-width: 6rem; width: 7rem; }
+}
 """
 
 

@@ -30,7 +30,11 @@ STYLE = """
 
 
 def cells_part(
-    coordinates: NDArray[np.floating[Any]], names: Sequence[str], columns: Mapping[str, NDArray[Any]], *, filter_by: str
+    coordinates: NDArray[np.floating[Any]],
+    names: Sequence[str] | NDArray[Any],
+    columns: Mapping[str, NDArray[Any]],
+    *,
+    filter_by: str,
 ) -> str:
     """Return the HTML of the picture; :func:`scripts` makes it work.
 

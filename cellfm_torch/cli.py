@@ -127,6 +127,7 @@ VERBS: dict[str, Verb] = {
         (
             Option("--output", "output={}", "page (default: CELLS_report.html in this folder)"),
             Option("--label", "label={}", "column of obs with given cell types, to compare with"),
+            Option("--labels-map", "labels_map={}", "csv with columns from,to: given types by predicted names"),
             Option("--batch", "batch={}", "column of obs with batches"),
             Option("--prediction", "prediction={}", "column of obs with predicted types (default: cellfm_label)"),
         ),

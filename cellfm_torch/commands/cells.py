@@ -63,8 +63,10 @@ def embed(adata: Any, folder: str | None, source: str, **reading: Any) -> NDArra
         If there is neither a folder nor an embedding.
     """
     if folder is not None:
+        from cellfm_torch.commands.hydra_app import quiet_lightning
         from cellfm_torch.embedding import embed as embed_cells
 
+        quiet_lightning()  # once Lightning is there: importing it resets what it says
         embed_cells(adata, folder, **reading)
     elif EMBEDDING not in adata.obsm:
         raise UserError(f"{source} has no obsm['{EMBEDDING}']: embed it first (cellfm embed), or give --model FOLDER")
@@ -96,3 +98,24 @@ def output_file(given: str | None, source: Path, what: str) -> Path:
 def beside(path: Path, ending: str) -> Path:
     """Name a file that belongs to an h5ad file: ``cells.h5ad`` and ``scores.csv`` give ``cells.scores.csv``."""
     return path.with_name(f"{path.stem}.{ending}")
+
+
+def read_labels_map(path: str | None) -> dict[str, str]:
+    """Read a csv with columns ``from`` and ``to``, names of types; an empty ``to`` stands for no type.
+
+    Raises
+    ------
+    UserError
+        If there is no such file or column.
+    """
+    import pandas as pd
+
+    if path is None:
+        return {}
+    try:
+        table = pd.read_csv(Path(path).expanduser(), dtype=str, keep_default_na=False)
+        return {old.strip(): new.strip() for old, new in zip(table["from"], table["to"], strict=True)}
+    except FileNotFoundError:
+        raise UserError(f"labels_map={path}: there is no such file; give a csv with columns from,to") from None
+    except (OSError, ValueError, KeyError) as problem:
+        raise UserError(f"{path}: is no csv with columns from,to ({shortened(problem, longest=80)})") from None

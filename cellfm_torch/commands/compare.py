@@ -25,7 +25,6 @@ def compare(cfg: Any) -> int:
     from cellfm_torch.commands import cells as files
     from cellfm_torch.plots.cells import umap_coordinates
 
-    hydra_app.quiet_lightning()
     path = files.one_file(cfg.cells)
     output = files.output_file(cfg.output, path, "compared")
     adata = files.read_cells(path)

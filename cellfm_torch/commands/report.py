@@ -21,12 +21,13 @@ def report(cfg: Any) -> int:
     """
     from rich.console import Console
 
-    from cellfm_torch.commands.cells import read_cells
+    from cellfm_torch.commands.cells import read_cells, read_labels_map
     from cellfm_torch.report.gather import UMAP, checked, write_report
 
     path = annotated_file(cfg.cells)
     adata = read_cells(path)
     options = {key: cfg[key] for key in ("prediction", "label", "batch", "most_cells")}
+    options["labels_map"] = read_labels_map(cfg.labels_map)
     output = checked(adata, cfg.output or f"{path.stem}_report.html", source=path.name, **options)
     console = Console()
     had = UMAP in adata.obsm

@@ -5,6 +5,7 @@ Shapes: B cells.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from cellfm_torch import __version__
 from cellfm_torch.analysis.columns import ANNDATA, EMBEDDING, column, counts_of, finite_rows, stored_embedding
 from cellfm_torch.analysis.expression import is_counts, log_normalised
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, examples
 from cellfm_torch.files import write_text
 from cellfm_torch.plots.cells import umap_coordinates
 from cellfm_torch.report.annotated import UNKNOWN, Annotated, flat
@@ -31,6 +32,7 @@ def write_report(
     prediction: str = "cellfm_label",
     label: str | None = None,
     batch: str | None = None,
+    labels_map: Mapping[str, str] | None = None,
     layer: str | None = None,
     most_cells: int = MOST_CELLS,
     seed: int = 0,
@@ -51,6 +53,8 @@ def write_report(
         Column of obs with the likeliest type of each cell.
     label, batch
         Columns of obs with given types, to compare with, and batches.
+    labels_map
+        Names of given types as predictions have them; an empty name stands for no given type.
     layer
         Matrix of counts, for genes: None for X, ``"raw"``, or the name of a layer.
     most_cells
@@ -76,6 +80,7 @@ def write_report(
     facts = [
         ("Cells", f"{source}, {adata.n_obs:,} cells by {adata.n_vars:,} genes"),
         ("Prediction", f"obs['{prediction}']"),
+        *([] if label is None else [("Given types", f"obs['{label}']" + (", renamed" if labels_map else ""))]),
         ("Picture", picture),
         ("Matrix", f"{layer or 'X'}: " + ("counts" if is_counts(counts) else "no counts, taken as log-normalised")),
         ("Page by", f"cellfm_torch {__version__}"),
@@ -83,7 +88,8 @@ def write_report(
     for key in sorted(name for name in adata.uns if str(name).startswith("cellfm")):
         facts += [(f"{key}: {name}", words) for name, words in flat(adata.uns[key])]
     genes = (adata.raw if layer == "raw" else adata).var_names
-    cells = annotated(adata, log_normalised(counts), list(genes), prediction, label=label, batch=batch, source=source)
+    truth = None if label is None else given_types(adata, label, labels_map, source)
+    cells = annotated(adata, log_normalised(counts), list(genes), prediction, truth=truth, batch=batch, source=source)
     write_text(output, render(cells, title=f"Cells of {source}", facts=facts, most=most_cells, seed=seed))
     return output
 
@@ -94,6 +100,7 @@ def checked(
     *,
     most_cells: int,
     source: str,
+    labels_map: Mapping[str, str] | None = None,
     **columns: str | None,
 ) -> Path:
     """Return the page's path, or say what is wrong, before any work.
@@ -112,7 +119,24 @@ def checked(
     for option, name in columns.items():
         if name is not None:
             column(adata, name, option, source, gaps=True)
+    if (label := columns.get("label")) is not None:
+        given = set(given_types(adata, label, labels_map, source)) - {None}
+        predicted = set(column(adata, str(columns["prediction"]), "prediction", source, gaps=True)) - {None}
+        if not given & predicted:
+            raise UserError(
+                f"label={label}: none of its types ({examples(sorted(given))}) is among the predicted ones "
+                f"({examples(sorted(predicted))}): give --labels-map FILE.csv with columns from,to"
+            )
     return output
+
+
+def given_types(
+    adata: Any, label: str, labels_map: Mapping[str, str] | None = None, source: str = ANNDATA
+) -> NDArray[np.object_]:
+    """Return the given types under the names of the predictions, (B,); None where there is none."""
+    words = column(adata, label, "label", source, gaps=True)
+    names = labels_map or {}
+    return np.array([None if word is None else names.get(word, word) or None for word in words], dtype=object)
 
 
 def lay_out(adata: Any, *, seed: int = 0, source: str = ANNDATA) -> bool:
@@ -133,7 +157,7 @@ def annotated(
     genes: list[str],
     prediction: str,
     *,
-    label: str | None,
+    truth: NDArray[np.object_] | None,
     batch: str | None,
     source: str = ANNDATA,
 ) -> Annotated:
@@ -157,7 +181,7 @@ def annotated(
         unknown=rejected,
         probability=None if sure is None else sure.to_numpy(dtype=np.float64),
         runner_up=optional(prefix + "runner_up"),
-        truth=optional(label),
+        truth=truth,
         batch=optional(batch),
         expression=expression,
         genes=np.asarray(genes, dtype=object),

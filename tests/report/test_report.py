@@ -138,6 +138,25 @@ def test_a_folder_and_a_sample(cells: Path, written: str, tmp_path: Path) -> Non
     assert "<th>Cells</th><td>1,200</td>" in text  # numbers are of all
 
 
+def test_given_types_under_other_names(cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adata = anndata.read_h5ad(cells)
+    adata.obs["theirs"] = "their " + adata.obs["cell_type"].astype(str)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    typed = ["report", str(tmp_path / "cells.h5ad"), "--label", "theirs", "--output", str(tmp_path / "page.html")]
+    assert cli.main(typed) == 2
+    said = capsys.readouterr().err
+    assert "is among the predicted ones" in said and "--labels-map FILE.csv" in said and said.count("\n") == 1
+    names = sorted(set(adata.obs["cell_type"]))
+    rows = [f"their {name},{'' if name == 'NK' else name}" for name in names]
+    (tmp_path / "map.csv").write_text("\n".join(["from,to", *rows]))
+    assert cli.main([*typed, "--labels-map", str(tmp_path / "map.csv")]) == 0
+    number = int((adata.obs["cell_type"] != "NK").sum())
+    assert f"of {number} cells with a given type" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    for file, says in (("none.csv", "there is no such file"), ("cells.h5ad", "is no csv with columns from,to")):
+        assert cli.main([*typed, "--labels-map", str(tmp_path / file)]) == 2
+        assert says in capsys.readouterr().err
+
+
 def test_flat() -> None:
     nested = {"a": {"b": 1, "c": np.array([1, 2])}, "d": '{"e": [true]}', "f": "{broken"}
     assert flat(nested) == [("a.b", "1"), ("a.c", "1, 2"), ("d.e", "True"), ("f", "{broken")]

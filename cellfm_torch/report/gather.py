@@ -69,9 +69,8 @@ def write_report(
     UserError
         If a column, the embedding or the layer is missing, or an option is out of its range.
     """
-    output = checked(
-        adata, output, prediction=prediction, label=label, batch=batch, most_cells=most_cells, source=source
-    )
+    columns = {"prediction": prediction, "label": label, "batch": batch}
+    output = checked(adata, output, labels_map=labels_map, most_cells=most_cells, source=source, **columns)
     counts = counts_of(adata, layer, source)
     own = lay_out(adata, seed=seed, source=source)
     picture = f"obsm['{UMAP}'] as the file has it"

@@ -39,6 +39,8 @@ class IntegrateTask(PretrainTask):
         Cosine at which a pair of cells contributes most.
     weight
         Of elastic cell similarity in the loss; 0 leaves it out.
+    zeros, read_depth
+        What the task asks of its network, as :class:`~cellfm_torch.PretrainTask`.
 
     Raises
     ------
@@ -54,8 +56,10 @@ class IntegrateTask(PretrainTask):
         similarity: Rows = "cell",
         threshold: float = 0.8,
         weight: float = 1.0,
+        zeros: bool | None = None,
+        read_depth: bool | None = None,
     ) -> None:
-        super().__init__(network, recipe=recipe)
+        super().__init__(network, recipe=recipe, zeros=zeros, read_depth=read_depth)
         if similarity not in get_args(Rows):
             raise UserError(f"task.similarity={similarity}: choose cell or positional")
         if similarity == "positional" and not (isinstance(network, CellFM) and network.config.decoders):

@@ -141,10 +141,10 @@ def _say(console: Any, table: Any) -> None:
 
     shown = Table(title="Scores, 1 the best", title_justify="left")
     shown.add_column("", no_wrap=True)
+    for method in table.index:
+        shown.add_column(str(method), justify="right")
     for name in table.columns:
-        shown.add_column(NAMES[name], justify="right")
-    for method, row in table.iterrows():
-        shown.add_row(str(method), *(f"{value:.3f}" for value in row))
+        shown.add_row(NAMES[name], *(f"{value:.3f}" for value in table[name]))
     console.print(shown)
 
 

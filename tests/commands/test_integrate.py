@@ -53,7 +53,7 @@ def test_fine_tuned_and_scored(given: Given, tmp_path: Path, capsys: pytest.Capt
     arguments = ["--label", "cell_type", "--method", "finetune", "--epochs", "2", "--output", str(output)]
     assert cli.main(typed(given, *arguments, "scorer=own", "baselines=[pca]", "optim.lr=1e-3")) == 0
     said = capsys.readouterr().out
-    assert "CellFM, fine-tuned" in said and "held-out loss" in said
+    assert "graph connectivity" in said and "held-out loss" in said
     table = pd.read_csv(tmp_path / "out.scores.csv", index_col="method")
     assert list(table.index) == ["CellFM, zero-shot", "CellFM, fine-tuned", "PCA"]
     assert table.loc["PCA", "pcr"] == 0 and ((table >= 0) & (table <= 1)).all(axis=None)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cellfm_torch.analysis.batch_methods import score_beside
+    from cellfm_torch.analysis.comparison import compare
     from cellfm_torch.annotator import CellAnnotator
     from cellfm_torch.batch import CellBatch, InputSpec
     from cellfm_torch.callbacks import (
@@ -39,12 +41,16 @@ if TYPE_CHECKING:
     )
     from cellfm_torch.ops import Layout, RetentionState, retention, retention_map, retention_state
     from cellfm_torch.predict import predict
+    from cellfm_torch.report.gather import write_report
     from cellfm_torch.tasks.annotate import AnnotateTask
+    from cellfm_torch.tasks.integrate import IntegrateTask
     from cellfm_torch.tasks.losses import pretraining_loss
     from cellfm_torch.tasks.pretrain import PretrainTask
 
 _HOME = {
     "annotator": ("CellAnnotator",),
+    "analysis.batch_methods": ("score_beside",),
+    "analysis.comparison": ("compare",),
     "batch": ("CellBatch", "InputSpec"),
     "callbacks": (
         "ActivationCheckpointing",
@@ -65,6 +71,8 @@ _HOME = {
     "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
     "predict": ("predict",),
     "tasks.annotate": ("AnnotateTask",),
+    "report.gather": ("write_report",),
+    "tasks.integrate": ("IntegrateTask",),
     "tasks.losses": ("pretraining_loss",),
     "tasks.pretrain": ("PretrainTask",),
 }
@@ -83,6 +91,7 @@ __all__ = [
     "Encoding",
     "GeneVocab",
     "InputSpec",
+    "IntegrateTask",
     "KeepFreedMemory",
     "Layout",
     "LossCurve",
@@ -96,6 +105,7 @@ __all__ = [
     "TokenBudgetFinder",
     "UMAPPicture",
     "UserError",
+    "compare",
     "embed",
     "load_model",
     "predict",
@@ -103,6 +113,8 @@ __all__ = [
     "retention",
     "retention_map",
     "retention_state",
+    "score_beside",
+    "write_report",
 ]
 
 

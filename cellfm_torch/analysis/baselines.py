@@ -17,50 +17,16 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
+from cellfm_torch.analysis.expression import log_normalised, variable_genes
 from cellfm_torch.analysis.knn import NearestCells
 from cellfm_torch.analysis.probe import LinearProbe
 
-VARIABLE_GENES = 2000
 COMPONENTS = 50
-DISPERSION_BINS = 20
 
 Codes = NDArray[np.integer[Any]]
 Floats = NDArray[np.float64]
 Baseline = Callable[[sp.csr_matrix, Codes, sp.csr_matrix, int, int], Floats]
 """``baseline(training counts (n, G), codes (n,), counts (m, G), num_classes, seed) -> probabilities (m, C)``."""
-
-
-def log_normalised(counts: sp.csr_matrix) -> sp.csr_matrix:
-    """Return log1p(CP10K) of raw counts, float32; cells without counts stay empty."""
-    out = counts.astype(np.float32).tocsr(copy=True)
-    totals = np.asarray(out.sum(axis=1), dtype=np.float64).ravel()
-    factor = np.divide(1e4, totals, out=np.zeros_like(totals), where=totals > 0)
-    out.data = np.log1p(out.data * np.repeat(factor, np.diff(out.indptr))).astype(np.float32)
-    return out
-
-
-def variable_genes(values: sp.csr_matrix, number: int = VARIABLE_GENES) -> NDArray[np.int64]:
-    """Return the most variable genes of log-normalised cells, ascending.
-
-    By dispersion (variance over mean of CP10K), standardised among genes of similar mean: Seurat's rule
-    (doi 10.1038/nbt.3192), genes in 20 bins of their mean.
-    """
-    linear = values.copy()
-    linear.data = np.expm1(linear.data.astype(np.float64))
-    mean = np.asarray(linear.mean(axis=0)).ravel()
-    linear.data **= 2
-    variance = np.maximum(np.asarray(linear.mean(axis=0)).ravel() - mean**2, 0)
-    there = np.flatnonzero(mean > 0)
-    if len(there) <= number:
-        return there
-    dispersion = np.log(np.maximum(variance[there] / mean[there], 1e-12))
-    bins = pd.cut(np.log1p(mean[there]), DISPERSION_BINS, labels=False)
-    groups = pd.Series(dispersion).groupby(bins)
-    spread = groups.transform("std", ddof=1).to_numpy()
-    middle = groups.transform("mean").to_numpy()
-    alone = ~(spread > 0)  # a bin of one gene: it counts as one spread above nothing, as in Seurat
-    score = np.where(alone, 1.0, (dispersion - middle) / np.where(alone, 1.0, spread))
-    return np.sort(there[np.argsort(-score, kind="stable")[:number]])
 
 
 def majority(train: sp.csr_matrix, codes: Codes, cells: sp.csr_matrix, num_classes: int, seed: int) -> Floats:

@@ -6,7 +6,6 @@ Shapes: S sources.
 from __future__ import annotations
 
 import html
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from cellfm_torch.data.store import Store
 from cellfm_torch.data.store_quality import EDGES, dense, quantile
 from cellfm_torch.files import write_text
 from cellfm_torch.plots.cells import PALETTE
+from cellfm_torch.report import page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,17 +34,6 @@ TITLES = {
     "genes": "Expressed genes per cell",
     "mito": "Mitochondrial counts (%)",
 }
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
-th, td { text-align: right; padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
-.summary td { text-align: left; } .summary th { width: 12rem; }
-th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }
-thead th { border-bottom: 2px solid #888; } .low { background: #fdeecf; } p.note { color: #555; }
-"""
 
 
 def write_page(store: Store, path: Path | None = None) -> Path:
@@ -68,39 +57,20 @@ def render(store: Store) -> str:
         ("Size", f"{size / 1e6:,.1f} MB, {size / max(cells, 1):.0f} bytes per cell"),
         ("Made with", store.header["tool"]),
     ]
-    rows = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in summary)
-    return (
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>Quality control: {html.escape(store.path.name)}</title><style>{STYLE}</style></head><body>\n"
-        f"<h1>Quality control: {html.escape(store.path.name)}</h1>\n<table class='summary'>{rows}</table>\n"
-        f"<h2>All cells</h2>\n<figure>{_histograms(store)}</figure>\n"
-        f"<h2>Files</h2>\n<figure>{_sources(store)}</figure>\n{_table(store)}\n</body></html>\n"
+    return page.page(
+        f"Quality control: {store.path.name}",
+        f"{page.summary(summary)}\n<h2>All cells</h2>\n<figure>{_histograms(store)}</figure>\n"
+        f"<h2>Files</h2>\n<figure>{_sources(store)}</figure>\n{_table(store)}",
     )
 
 
-def _figure(width: float, height: float, panels: int) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    return figure, figure.subplots(1, panels, squeeze=False)[0]
-
-
-def _svg(figure: Any) -> str:
-    import matplotlib
-
-    out = io.StringIO()
-    # The same page for the same store: no date, and ids from a fixed seed.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cellfm"}):
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
-    return text[text.index("<svg") :]
+def _panels(width: float, height: float) -> tuple[Any, Any]:
+    figure = page.empty_figure(width, height)
+    return figure, figure.subplots(1, 3, squeeze=False)[0]
 
 
 def _histograms(store: Store) -> str:
-    figure, axes = _figure(11, 3.2, 3)
+    figure, axes = _panels(11, 3.2)
     for ax, (name, edges) in zip(axes, EDGES.items(), strict=True):
         total = np.sum([dense(name, source["quality"][name]["histogram"]) for source in store.sources], axis=0)
         median = quantile(name, total, 0.5)
@@ -113,7 +83,7 @@ def _histograms(store: Store) -> str:
         if name != "mito":
             ax.set_xscale("log")
         _plain(ax, "cells" if name == "counts" else "")
-    return _svg(figure)
+    return page.svg(figure)
 
 
 def _sources(store: Store) -> str:
@@ -123,7 +93,7 @@ def _sources(store: Store) -> str:
     kept = np.array([_kept(source) for source in store.sources]) * 100
     panels = (("Cells", number), ("Median genes per cell", genes), ("Counts kept (%)", kept))
     few = len(number) <= MOST_BARS
-    figure, axes = _figure(11, max(1.6, 0.32 * len(number) + 1) if few else 3.2, 3)
+    figure, axes = _panels(11, max(1.6, 0.32 * len(number) + 1) if few else 3.2)
     names = [source["source"].rsplit("/", 1)[-1] for source in store.sources]
     for i, (ax, (title, values)) in enumerate(zip(axes, panels, strict=True)):
         ax.set_title(title)
@@ -137,7 +107,7 @@ def _sources(store: Store) -> str:
         else:
             ax.hist(values, bins=40, color=PALETTE[2])
             _plain(ax, "files" if i == 0 else "")
-    return _svg(figure)
+    return page.svg(figure)
 
 
 def _plain(ax: Axes, label: str) -> None:
@@ -154,27 +124,26 @@ def _table(store: Store) -> str:
     headings = ("File", "Cells", "of", "Genes matched", "of", "Counts kept", "Median counts", "Median genes", "Mito %")
     # The worst first: these are the ones to look at.
     order = sorted(store.sources, key=_kept)[:MOST_ROWS]
-    rows = []
+    rows, marked = [], []
     for source in order:
         quality, report, kept = source["quality"], source["report"], _kept(source)
-        numbers = (
-            f"{source['cells']:,}",
-            f"{report['cells_read']:,}",
-            f"{report['genes_matched']:,}",
-            f"{report['genes_read']:,}",
-            f"{kept:.1%}",
-            f"{quality['counts']['median']:,.0f}",
-            f"{quality['genes']['median']:,.0f}",
-            f"{quality['mito']['median']:.1f}",
+        marked.append(kept < LOW_KEPT)
+        rows.append(
+            (
+                source["source"],
+                f"{source['cells']:,}",
+                f"{report['cells_read']:,}",
+                f"{report['genes_matched']:,}",
+                f"{report['genes_read']:,}",
+                f"{kept:.1%}",
+                f"{quality['counts']['median']:,.0f}",
+                f"{quality['genes']['median']:,.0f}",
+                f"{quality['mito']['median']:.1f}",
+            )
         )
-        mark = " class='low'" if kept < LOW_KEPT else ""
-        cells = "".join(f"<td>{number}</td>" for number in numbers)
-        rows.append(f"<tr{mark}><td>{html.escape(source['source'])}</td>{cells}</tr>")
-    head = "".join(f"<th>{heading}</th>" for heading in headings)
     note = f"Sorted by counts kept; marked where less than {LOW_KEPT:.0%} of the counts are in genes of the store."
     if len(order) < len(store.sources):
         note += f" The first {len(order):,} of {len(store.sources):,} files."
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     warnings = [warning for source in order for warning in source["report"]["warnings"]]
     listed = "".join(f"<li>{html.escape(warning)}</li>" for warning in warnings)
-    return f"<p class='note'>{note}</p><div class='wide'>{table}</div>{f'<ul>{listed}</ul>' if listed else ''}"
+    return f"{page.note(note)}{page.table(headings, rows, marked=marked)}{f'<ul>{listed}</ul>' if listed else ''}"

@@ -88,7 +88,8 @@ def umap_coordinates(embedding: Any, seed: int = 0, *, metric: str = "euclidean"
         return umap.UMAP(n_neighbors=min(n_neighbors, len(x) - 1), **options).fit_transform(x)
 
 
-def _axis(ax: Axes | None, size: tuple[float, float]) -> Axes:
+def axis_of(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """Return the axis given, or that of a new figure of `size` in inches."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -120,7 +121,7 @@ def umap_plot(
     xy = np.asarray(coords, dtype=float)
     if labels is not None and len(labels) != len(xy):
         raise UserError(f"UMAP picture: {len(labels)} labels for {len(xy)} cells; give one label per cell")
-    ax = _axis(ax, (6.0, 4.5))
+    ax = axis_of(ax, (6.0, 4.5))
     dots: dict[str, Any] = {"s": float(np.clip(12000 / max(len(xy), 1), 1.5, 28)), "linewidths": 0, "alpha": 0.85}
     values = np.full(len(xy), "", object) if labels is None else np.asarray(labels)
     if labels is None:
@@ -179,7 +180,7 @@ def loss_curve(
     seen = {name: history[["step", name]].dropna() for name in (train, val) if name in history}
     if not any(len(curve) for curve in seen.values()):
         raise UserError(f"loss curve: no '{train}' or '{val}' was logged; columns are {', '.join(history.columns)}")
-    ax = _axis(ax, (6.0, 4.0))
+    ax = axis_of(ax, (6.0, 4.0))
     baselines = dict(baselines or {})
     if len(curve := seen.get(train, history.iloc[:0])):
         smooth = curve[train].rolling(window := max(1, len(curve) // 15), center=True, min_periods=1).mean().to_numpy()

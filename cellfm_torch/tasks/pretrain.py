@@ -15,6 +15,7 @@ from torchmetrics import MeanSquaredError, Metric, PearsonCorrCoef
 
 from cellfm_torch.batch import CellBatch
 from cellfm_torch.errors import UserError
+from cellfm_torch.model.outputs import Prediction
 from cellfm_torch.optim import Recipe
 from cellfm_torch.tasks.losses import loss_terms
 
@@ -46,6 +47,9 @@ class PretrainTask(pl.LightningModule):
     gene's training mean. Values are log1p(CP10K).
     """
 
+    targets_only = True
+    """The loss reads predictions of target genes only."""
+
     def __init__(
         self,
         network: nn.Module,
@@ -70,9 +74,13 @@ class PretrainTask(pl.LightningModule):
             metrics[f"r_{head}"] = PearsonCorrCoef()
         self.metrics = nn.ModuleDict(metrics)
 
+    def terms(self, prediction: Prediction, batch: CellBatch) -> dict[str, Tensor]:
+        """Return the terms of the loss by name, to be added up."""
+        return loss_terms(prediction, batch)
+
     def training_step(self, batch: CellBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        terms = loss_terms(self.network(batch, targets_only=True), batch)
+        terms = self.terms(self.network(batch, targets_only=self.targets_only), batch)
         loss = torch.stack(list(terms.values())).sum()
         named = {f"train_{name}": value.detach() for name, value in terms.items()}
         self.log_dict({"train_loss": loss.detach(), **named}, batch_size=batch.num_cells)
@@ -88,7 +96,7 @@ class PretrainTask(pl.LightningModule):
 
     def _measure(self, batch: CellBatch, stage: str) -> None:
         prediction = self.network(batch)
-        terms = loss_terms(prediction, batch)
+        terms = self.terms(prediction, batch)
         assert batch.target is not None and batch.target_values is not None  # loss_terms has checked
         weight = int(batch.target.sum())
         self.log(f"{stage}_loss", torch.stack(list(terms.values())).sum(), batch_size=weight)

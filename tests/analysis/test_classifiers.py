@@ -8,7 +8,8 @@ import scipy.sparse as sp
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from cellfm_torch.analysis.baselines import BASELINES, available, log_normalised, variable_genes
+from cellfm_torch.analysis.baselines import BASELINES, available
+from cellfm_torch.analysis.expression import log_normalised, variable_genes
 from cellfm_torch.analysis.knn import NearestCells
 from cellfm_torch.analysis.probe import LinearProbe
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cellfm_torch import CellBatch, CellFM, pretraining_loss
 from cellfm_torch.convert.mindspore_ckpt import read_checkpoint
 from cellfm_torch.convert.network import BUNDLED_ROWS, Converted, convert_tensors
-from cellfm_torch.tasks.losses import elastic_cell_similarity, positional_rows
+from cellfm_torch.tasks.integrate import IntegrateTask
 
 FOLDER = Path(__file__).parent
 
@@ -88,12 +88,10 @@ def network_of(checkpoint: Path, num_heads: int) -> CellFM:
 def official_loss(network: CellFM, batch: CellBatch, *, ecs: bool) -> torch.Tensor:
     """The loss as the official code takes it: integration fine-tuning adds ECS over rows laid out by position."""
     prediction = network(batch)
-    loss = pretraining_loss(prediction, batch)
-    if ecs:
-        cell = prediction.encoding.cell
-        padding, _ = network.cell_decoder(network.gene_emb.weight[:1].expand(len(cell), -1), cell)
-        loss = loss + elastic_cell_similarity(positional_rows(prediction.by_cell, padding, batch), threshold=0.8)
-    return loss
+    if not ecs:
+        return pretraining_loss(prediction, batch)
+    task = IntegrateTask(network, similarity="positional")
+    return torch.stack(list(task.terms(prediction, batch).values())).sum()
 
 
 def relative_error(ours: torch.Tensor, recorded: NDArray[np.float32]) -> float:

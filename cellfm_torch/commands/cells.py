@@ -1,0 +1,100 @@
+"""Files of cells as the analysing commands take them: read whole, embedded, written beside what was read.
+
+Shapes: B cells, C width of the embedding.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellfm_torch.analysis.columns import EMBEDDING, stored_embedding
+from cellfm_torch.errors import UserError, examples, shortened
+from cellfm_torch.files import written_beside
+
+
+def one_file(given: Any) -> Path:
+    """Return the one h5ad file that was named.
+
+    Raises
+    ------
+    UserError
+        If there is none, several, or something else.
+    """
+    names = [given] if isinstance(given, str) else list(given)
+    if len(names) != 1:
+        raise UserError(f"give one h5ad file, not {len(names)} ({examples(names)})")
+    path = Path(names[0]).expanduser()
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    return path
+
+
+def read_cells(path: Path) -> Any:
+    """Read an h5ad file into memory.
+
+    Raises
+    ------
+    UserError
+        If anndata cannot.
+    """
+    import anndata
+
+    try:
+        adata = anndata.read_h5ad(path)
+    except Exception as problem:
+        # anndata passes on whatever h5py, numpy or pandas say of a damaged file.
+        reason = shortened(str(problem) or type(problem).__name__, longest=120)
+        raise UserError(f"{path}: cannot be read as an h5ad file ({reason})") from None
+    if adata.n_obs == 0:
+        raise UserError(f"{path}: has no cells")
+    return adata
+
+
+def embed(adata: Any, folder: str | None, source: str, **reading: Any) -> NDArray[np.float32]:
+    """Embed the cells with a model folder where one is given; return ``obsm["X_cellfm"]``, (B, C).
+
+    Raises
+    ------
+    UserError
+        If there is neither a folder nor an embedding.
+    """
+    if folder is not None:
+        from cellfm_torch.commands.hydra_app import quiet_lightning
+        from cellfm_torch.embedding import embed as embed_cells
+
+        quiet_lightning()  # once Lightning is there: importing it resets what it says
+        embed_cells(adata, folder, **reading)
+    elif EMBEDDING not in adata.obsm:
+        raise UserError(f"{source} has no obsm['{EMBEDDING}']: embed it first (cellfm embed), or give --model FOLDER")
+    return stored_embedding(adata, source)
+
+
+def write_cells(adata: Any, path: Path) -> None:
+    """Write an h5ad file beside and rename it."""
+    with written_beside(path) as part:
+        adata.write_h5ad(part)
+
+
+def output_file(given: str | None, source: Path, what: str) -> Path:
+    """Return the h5ad file to write, by default ``STEM_WHAT.h5ad`` in the current folder.
+
+    Raises
+    ------
+    UserError
+        If it is no h5ad file, or the one that is read.
+    """
+    path = Path(f"{source.stem}_{what}.h5ad") if given is None else Path(given).expanduser()
+    if path.suffix != ".h5ad":
+        raise UserError(f"output={path}: give a file that ends in .h5ad")
+    if path.resolve() == source.resolve():
+        raise UserError(f"output={path} is the file that is read; give another")
+    return path
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Name a file that belongs to an h5ad file: ``cells.h5ad`` and ``scores.csv`` give ``cells.scores.csv``."""
+    return path.with_name(f"{path.stem}.{ending}")

@@ -1,0 +1,163 @@
+"""Integrate the batches of one file: ``cellfm integrate CELLS.h5ad --batch COLUMN --model FOLDER``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cellfm_torch import __version__
+from cellfm_torch.commands import hydra_app
+
+ZERO_SHOT = "CellFM, zero-shot"
+FINE_TUNED = "CellFM, fine-tuned"
+
+
+def integrate(cfg: Any) -> int:
+    """Run one job from a composed configuration; returns the exit code.
+
+    Raises
+    ------
+    UserError
+        For what the user can put right.
+    """
+    import lightning.pytorch as pl
+    import numpy as np
+    from hydra.utils import instantiate
+    from rich.console import Console
+
+    from cellfm_torch.analysis.batch_methods import check_baselines, missing, score_beside
+    from cellfm_torch.analysis.columns import EMBEDDING, column, counts_of, finite_rows
+    from cellfm_torch.analysis.integration import chosen_scorer
+    from cellfm_torch.commands import cells as files
+    from cellfm_torch.errors import UserError
+    from cellfm_torch.model.loading import load_model
+    from cellfm_torch.ops.backend import set_backend
+
+    hydra_app.quiet_lightning()
+    set_backend(cfg.backend)
+    if cfg.method not in ("zero-shot", "finetune"):
+        raise UserError(f"method={cfg.method}: choose zero-shot or finetune")
+    scorer = chosen_scorer(cfg.scorer)
+    check_baselines(cfg.baselines)
+    path = files.one_file(cfg.cells)
+    output = files.output_file(cfg.output, path, "integrated")
+    adata = files.read_cells(path)
+    batches = column(adata, cfg.batch, "batch", path.name)
+    if len(set(batches)) < 2:
+        raise UserError(f"batch={cfg.batch}: all cells of {path.name} are of '{batches[0]}'; nothing to integrate")
+    labels = None if cfg.label is None else column(adata, cfg.label, "label", path.name, gaps=True)
+    if labels is not None and len(set(labels) - {None}) < 2:
+        raise UserError(f"label={cfg.label}: {path.name} has fewer than two types of cells; scores need two")
+    task = None
+    if cfg.method == "finetune":  # what is wrong with its options shows before any work
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        task = instantiate(cfg.task, _partial_=True)(load_model(cfg.model_folder), recipe=instantiate(cfg.optim))
+    reading = {key: cfg.data[key] for key in ("layer", "counts")} | {"genes": dict(cfg.genes)}
+    console = Console()
+    embeddings = {ZERO_SHOT: files.embed(adata, cfg.model_folder, path.name, **reading)}
+    if task is not None:
+        losses = _fine_tune(cfg, adata, task)
+        task.network.save_pretrained(folder := files.beside(output, "model"))
+        console.print(f"model:  {folder} ({losses})", highlight=False, soft_wrap=True)
+        embeddings[FINE_TUNED] = files.embed(adata, str(folder), path.name, verbose=False, **reading)
+    finite = finite_rows(adata.obsm[EMBEDDING], path.name)
+    settings = {
+        "command": "integrate",
+        "version": __version__,
+        "model": str(cfg.model_folder),
+        "method": cfg.method,
+        "batch": cfg.batch,
+        "seed": cfg.seed,
+    }
+    if cfg.method == "finetune":
+        settings["recipe"] = {"epochs": cfg.trainer.max_epochs, "lr": cfg.optim.lr, "task": dict(cfg.task)}
+    table = None
+    if labels is None:
+        console.print("no scores: they need cell types, --label COLUMN")
+    else:
+        scored = finite & np.array([label is not None for label in labels])
+        shown = {name: x[scored] for name, x in embeddings.items()}
+        counts = counts_of(adata, cfg.data.layer, path.name)[scored]
+        for name, package in missing(cfg.baselines):
+            console.print(f"left out: {name}, because {package} is not installed", highlight=False)
+        with console.status("") as status:
+            table = score_beside(
+                shown,
+                counts,
+                labels[scored],
+                batches[scored],
+                baselines=cfg.baselines,
+                scorer=cfg.scorer,
+                seed=cfg.seed,
+                say=status.update,
+            )
+        settings["scores"] = {"scorer": scorer, "cells": int(scored.sum()), "table": table.to_dict("index")}
+        _save_table(table, output, f"{path.name}: {scored.sum():,} cells, {len(set(batches))} batches")
+        _say(console, table)
+    adata.uns["cellfm_integrate"] = json.dumps(settings, default=str)
+    files.write_cells(adata, output)
+    _next_steps(console, output, table is not None)
+    return 0
+
+
+def _fine_tune(cfg: Any, adata: Any, task: Any) -> str:
+    """Train on the cells; returns a few words about the losses."""
+    from hydra.utils import instantiate
+
+    from cellfm_torch.callbacks import RunProgress
+
+    data = instantiate(cfg.data, _partial_=True)(path=adata, input_spec=task.network.input_spec, verbose=False)
+    data.setup("fit")
+    trainer = instantiate(cfg.trainer, callbacks=[RunProgress()], logger=False)
+    before = trainer.validate(task, datamodule=data, verbose=False)[0]["val_loss"]
+    trainer.fit(task, datamodule=data)
+    after = trainer.validate(task, datamodule=data, verbose=False)[0]["val_loss"]
+    return f"held-out loss {before:.4f} before, {after:.4f} after {trainer.global_step:,} steps"
+
+
+def _save_table(table: Any, output: Path, title: str) -> None:
+    from matplotlib.figure import Figure
+
+    from cellfm_torch.analysis.integration import NAMES
+    from cellfm_torch.commands.cells import beside
+    from cellfm_torch.files import write_text
+    from cellfm_torch.plots.cells import save_figure
+    from cellfm_torch.plots.scores import score_table
+
+    write_text(beside(output, "scores.csv"), table.to_csv(index_label="method", float_format="%.4f"))
+    figure = Figure(figsize=(2.2 + 1.05 * table.shape[1], 1.2 + 0.42 * len(table)), layout="constrained")
+    score_table(table.rename(columns=NAMES), ax=figure.add_subplot(), title=title)
+    for kind in ("png", "pdf"):
+        save_figure(figure, beside(output, f"scores.{kind}"))
+
+
+def _say(console: Any, table: Any) -> None:
+    from rich.table import Table
+
+    from cellfm_torch.analysis.integration import NAMES
+
+    shown = Table(title="Scores, 1 the best", title_justify="left")
+    shown.add_column("", no_wrap=True)
+    for method in table.index:
+        shown.add_column(str(method), justify="right")
+    for name in table.columns:
+        shown.add_row(NAMES[name], *(f"{value:.3f}" for value in table[name]))
+    console.print(shown)
+
+
+def _next_steps(console: Any, output: Path, scored: bool) -> None:
+    stem = output.with_suffix("")
+    scores = f"\nscores: {stem}.scores.csv, .png, .pdf" if scored else ""
+    console.print(f"cells:  {output}, obsm['X_cellfm']{scores}", highlight=False, soft_wrap=True)
+
+
+def main(overrides: Sequence[str] | None = None) -> int:
+    """Compose conf/integrate.yaml with overrides (default: the command line's) and integrate."""
+    return hydra_app.run(integrate, config="integrate", overrides=sys.argv[1:] if overrides is None else overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

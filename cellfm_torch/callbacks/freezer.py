@@ -23,16 +23,35 @@ class BackboneFreezer(Callback):
     unfreeze_at_epoch
         First epoch, counted from 0, that trains the backbone; None: never. Each parameter's ``requires_grad``, and
         each module's mode, becomes again what it was.
+    layers
+        Dotted name, within the backbone, of its list of layers, such as ``"encoder"``: unfreeze them one by one, the
+        last one first, and what is not in the list after all of them (arXiv 1801.06146). None: all at once.
+    epochs_per_layer
+        Epochs from one layer to the next.
 
     Raises
     ------
     UserError
-        At the start of a fit, if the module has no such submodule.
+        If layers are to be unfrozen but no epoch is given; at the start of a fit, if the module has no such submodule.
     """
 
-    def __init__(self, backbone: str = "network", unfreeze_at_epoch: int | None = None) -> None:
+    def __init__(
+        self,
+        backbone: str = "network",
+        unfreeze_at_epoch: int | None = None,
+        *,
+        layers: str | None = None,
+        epochs_per_layer: int = 1,
+    ) -> None:
+        if layers is not None and (unfreeze_at_epoch is None or epochs_per_layer < 1):
+            raise UserError(
+                "BackboneFreezer: layers are unfrozen one by one from unfreeze_at_epoch on, every epochs_per_layer "
+                "epochs: give the first, and 1 or more for the second"
+            )
         self.backbone = backbone
         self.unfreeze_at_epoch = unfreeze_at_epoch
+        self.layers = layers
+        self.epochs_per_layer = epochs_per_layer
         self.frozen = False
         self._before: dict[str, bool] = {}  # requires_grad by parameter name, as it was before freezing
         self._modes: dict[str, bool] = {}  # training mode by module name, likewise
@@ -61,20 +80,40 @@ class BackboneFreezer(Callback):
             parameter.grad = None  # a gradient left behind would still move it
         self.frozen = True
 
-    def _unfreeze_when_due(self, trainer: Any, pl_module: nn.Module) -> None:
-        due = self.unfreeze_at_epoch is not None and trainer.current_epoch >= self.unfreeze_at_epoch
-        if self.frozen and due:
-            part = self._part(pl_module)
-            for name, parameter in part.named_parameters():
-                parameter.requires_grad_(self._before.get(name, True))
-            for name, module in part.named_modules():
-                module.training = self._modes.get(name, True)
-            self.frozen, self._before = False, {}
-        self._keep_eval(pl_module)
+    def _thawed(self, part: nn.Module, epoch: int) -> tuple[str, ...] | None:
+        """Return how names of what trains in an epoch begin, within the backbone; None for all of it."""
+        if self.unfreeze_at_epoch is None or epoch < self.unfreeze_at_epoch:
+            return ()
+        if self.layers is None:
+            return None
+        number = 1 + (epoch - self.unfreeze_at_epoch) // self.epochs_per_layer
+        names = [f"{self.layers}.{name}." for name, _ in part.get_submodule(self.layers).named_children()]
+        return None if number > len(names) else tuple(names[-number:])
 
-    def _keep_eval(self, pl_module: nn.Module) -> None:
+    def _unfreeze_when_due(self, trainer: Any, pl_module: nn.Module) -> None:
+        if not self.frozen:
+            return
+        part = self._part(pl_module)
+        thawed = self._thawed(part, trainer.current_epoch)
+        for name, parameter in part.named_parameters():
+            if thawed is None or name.startswith(thawed):
+                parameter.requires_grad_(self._before.get(name, True))
+        if thawed is None:
+            self._restore_modes(part, None)
+            self.frozen, self._before = False, {}
+        else:
+            part.eval()
+            self._restore_modes(part, thawed)
+
+    def _restore_modes(self, part: nn.Module, thawed: tuple[str, ...] | None) -> None:
+        for name, module in part.named_modules():
+            if thawed is None or f"{name}.".startswith(thawed):
+                module.training = self._modes.get(name, True)
+
+    def _keep_eval(self, trainer: Any, pl_module: nn.Module) -> None:
         if self.frozen and (part := self._part(pl_module)).training:
             part.eval()
+            self._restore_modes(part, self._thawed(part, trainer.current_epoch))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know to unfreeze as this one would."""
@@ -92,6 +131,14 @@ class BackboneFreezer(Callback):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Freeze once the optimiser and DDP hold every parameter, so that unfrozen ones train."""
+        if self.layers is not None:
+            part = self._part(pl_module)
+            lists = {name: x for name, x in part.named_modules() if isinstance(x, nn.ModuleList | nn.Sequential)}
+            if self.layers not in lists:
+                raise UserError(
+                    f"BackboneFreezer: no list of layers '{self.layers}' in '{self.backbone}'"
+                    f"{nearest(self.layers, lists)}; it has {', '.join(filter(None, lists)) or 'none'}"
+                )
         self._freeze(pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -102,4 +149,5 @@ class BackboneFreezer(Callback):
         self._unfreeze_when_due(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: D102
-        self._keep_eval(pl_module)  # whoever called train() since, Lightning after validation or the module itself
+        # Whoever called train() since, Lightning after validation or the module itself.
+        self._keep_eval(trainer, pl_module)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from foreign import CELLS, cells, foreign, loader, saver, trainer
+from foreign import CELLS, GENES, cells, foreign, loader, saver, trainer
 from torch.utils.data import RandomSampler
 
 from cellfm_torch.batch import CellBatch
@@ -158,3 +159,43 @@ def test_writer_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(SystemExit):
         trainer(tmp_path, [EmbeddingWriter(tmp_path / "x.npy")]).predict(foreign(), loader())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_layers_thaw_one_by_one(tmp_path: Path) -> None:
+    """The last layer first, each an epoch or two after the one behind it; then what is in no layer."""
+
+    class Watch(pl.Callback):
+        def __init__(self) -> None:
+            self.trains: list[list[bool]] = []
+            self.modes: list[list[bool]] = []
+
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        ) -> None:
+            if batch_idx == 0:
+                part = pl_module.network
+                self.trains.append([p.requires_grad for p in (part.stem.weight, *(x.weight for x in part.layers))])
+                self.modes.append([part.training, *(x.training for x in part.layers)])
+
+    module = foreign()
+    module.network = torch.nn.Module()
+    module.network.stem = torch.nn.Linear(GENES, 4)
+    module.network.layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(2))
+    module.forward = lambda x: module.network.layers[1](module.network.layers[0](module.network.stem(x)))
+    module.training_step = lambda batch, batch_idx: module.loss(batch)
+    watch = Watch()
+    freezer = BackboneFreezer("network", 1, layers="layers", epochs_per_layer=2)
+    before = module.network.stem.weight.clone()
+    trainer(tmp_path, [freezer, watch], max_epochs=6).fit(module, loader(), loader())
+    frozen, last, both, everything = [False] * 3, [False, False, True], [False, True, True], [True] * 3
+    assert watch.trains == [frozen, last, last, both, both, everything]
+    assert watch.modes == watch.trains  # dropout stays off in what is frozen
+    assert not torch.equal(before, module.network.stem.weight)
+
+
+def test_layers_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="from unfreeze_at_epoch on"):
+        BackboneFreezer("network", layers="encoder")
+    run = trainer(tmp_path, [BackboneFreezer("network", 1, layers="encoder")], max_epochs=2)
+    with pytest.raises(UserError, match="no list of layers 'encoder' in 'network'"):
+        run.fit(foreign(), loader())

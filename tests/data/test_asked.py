@@ -113,8 +113,14 @@ def test_cells_without_counts_are_told_of(
 ) -> None:
     counts = synthetic_counts.copy()
     counts[[2, 9]] = 0
-    module = make(write(synthetic_cells(sp.csr_matrix(counts)), "empty.h5ad"))
+    path = write(synthetic_cells(sp.csr_matrix(counts)), "empty.h5ad")
+    module = make(path, min_genes=1)
     batch = cells(module)
     assert batch.num_cells == 38 and (batch.lengths > 0).all()
     assert "cells dropped: 2" in " ".join(capsys.readouterr().out.split())
     assert [name for name in synthetic_cells().obs_names if name not in module.cells.names] == ["cell2", "cell9"]
+    # With min_genes=0 they stay among the cells, and no batch has them.
+    module = make(path, min_genes=0)
+    assert len(module.table) == 40 and cells(module).num_cells == 38
+    used = [*module.train_cells, *module.val_cells]
+    assert sorted(used) == [i for i in range(40) if i not in (2, 9)]

@@ -61,7 +61,10 @@ def _save(made: Any, places: dict[str, Any], output: Path) -> None:
         ("groups", {name: one.groups for name, one in made.found.items()}),
     ):
         filled = {name: frame for name, frame in frames.items() if len(frame)} or frames
-        table = pd.concat(filled, names=["embedding"]).reset_index(level=0)
+        columns = next(iter(filled.values())).columns
+        # A column without any value has no type of its own: it is left to the other tables.
+        valued = {name: frame.dropna(axis=1, how="all") for name, frame in filled.items()}
+        table = pd.concat(valued, names=["embedding"]).reindex(columns=columns).reset_index(level=0)
         write_text(beside(output, f"{kind}.csv"), table.to_csv(index=False, float_format="%.4g"))
     figure = Figure(figsize=(6.0 * len(places), 4.5), layout="constrained")
     for ax, (name, one) in zip(figure.subplots(1, len(places), squeeze=False)[0], made.found.items(), strict=True):

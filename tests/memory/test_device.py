@@ -120,20 +120,25 @@ def test_not_even_the_least() -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep freed memory")
 def test_kept_memory_is_not_mapped_again() -> None:
-    """Page faults of 40 tensors of 64 MB one after the other: each maps its pages, or takes those of the last one."""
+    """Page faults of 40 tensors of 64 MB one after the other, and resident memory: kept, and given back when asked."""
     code = (
         "import resource, torch\n"
         "from cellfm_torch.memory.device import keep_freed_memory\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize() >> 20\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(40): torch.ones(16 << 20)\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "counts = [faults()]\n"
-        "for keep in (True, False): counts += [keep_freed_memory(keep), faults()]\n"
-        "print(*counts)\n"
+        "given_back, start = faults(), resident()\n"
+        "assert keep_freed_memory(True)\n"
+        "kept, held = faults(), resident()\n"
+        "assert keep_freed_memory(False)\n"
+        "print(given_back, kept, start, held, resident())\n"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert (out[1], out[3]) == ("True", "True")
-    given_back, kept, again = (int(x) for x in out[::2])
+    given_back, kept, start, held, end = map(int, out)
     # glibc 2.36 needs eight before it reuses what posix_memalign took; later versions one.
-    assert kept < 0.4 * given_back and again > 0.9 * given_back
+    assert kept < 0.4 * given_back
+    # One tensor of 64 MB at least was held, and is no more. Faults would not tell: where a small block lies above a
+    # large free one, glibc goes on using that one whatever it was told.
+    assert held > start + 60 and end < start + 32

@@ -78,6 +78,13 @@ class InputSpec:
     target_depth: str | None = None
     masking: Masking = field(default_factory=Masking)
 
+    def sampling(self, max_genes: int | None) -> InputSpec:
+        """Return the same with at most so many genes of a cell, drawn by its row; None: all, wherever the cell stands.
+
+        A model that eats unexpressed genes too keeps its limit, up to which they are drawn.
+        """
+        return dataclasses.replace(self, max_genes=max_genes) if self.expressed_only else self
+
 
 @dataclass
 class CellBatch:

@@ -5,7 +5,6 @@ Shapes: B cells of a batch, C width of a cell embedding, G genes of the vocabula
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -93,11 +92,10 @@ def predict(
         raise UserError(
             f"output '{output}': this {type(model).__name__} has {', '.join(known)}{nearest(output, known)}"
         )
-    spec = model.input_spec
     data = CellDataModule(
         path,
         # All genes: a sample of them would depend on where in the file a cell stands.
-        input_spec=dataclasses.replace(spec, max_genes=None) if spec.expressed_only else spec,
+        input_spec=model.input_spec.sampling(None),
         target_depth=target_depth,
         totals=totals,
         token_budget=token_budget,

@@ -146,9 +146,7 @@ class CellSet:
         """
         rows = np.flatnonzero(self.lengths > 0) if rows is None else np.asarray(rows)
         labels = None if codes is None else np.asarray(codes, dtype=np.int64)
-        spec = self.spec
-        if spec.expressed_only and not shuffle:
-            spec = dataclasses.replace(spec, max_genes=None)
+        spec = self.spec if shuffle else self.spec.sampling(None)
         dataset = CellDataset(
             self._table,
             spec,

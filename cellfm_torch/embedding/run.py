@@ -5,7 +5,6 @@ Shapes: n cells, C width of a cell embedding.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ import numpy as np
 from anndata import AnnData, read_h5ad
 from rich.console import Console
 
-from cellfm_torch.batch import InputSpec
 from cellfm_torch.data.files import find_files
 from cellfm_torch.data.fingerprint import fingerprint
 from cellfm_torch.data.module import CellDataModule
@@ -124,7 +122,7 @@ def embed(
     functions = _functions(network, names, int8=int8)
     data = CellDataModule(
         adata if source is None else source,
-        input_spec=_spec(network, sample_genes),
+        input_spec=network.input_spec.sampling(sample_genes),
         token_budget=token_budget,
         num_workers=num_workers,
         min_genes=0,
@@ -175,12 +173,6 @@ def embed(
     found = adata if isinstance(adata, AnnData) else read(cast(Path, source))
     result.add_to(found)
     return found
-
-
-def _spec(network: Backbone, sample_genes: int | None) -> InputSpec:
-    """Return what the network eats; of cells all expressed genes, for a drawn sample depends on where a cell stands."""
-    spec = network.input_spec
-    return dataclasses.replace(spec, max_genes=sample_genes) if spec.expressed_only else spec
 
 
 @contextmanager

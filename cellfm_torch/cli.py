@@ -1,7 +1,7 @@
-"""The console script: ``cellfm VERB [options] [key=value ...]``.
+"""The console script: ``cellfm VERB [options] [key=value ...]``, for verbs of a group ``cellfm GROUP VERB ...``.
 
 Options are what a user usually sets, each an alias of a configuration key; trailing ``key=value`` reaches everything
-else. A verb is one row of the table below.
+else. The table of verbs is :mod:`cellfm_torch.verbs`.
 """
 
 from __future__ import annotations
@@ -9,187 +9,12 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from cellfm_torch.command_line import OneLineParser
 from cellfm_torch.errors import nearest
-
-
-@dataclass(frozen=True)
-class Option:
-    """An alias of a configuration key.
-
-    Attributes
-    ----------
-    flag
-        As typed, ``--data``.
-    template
-        The override it stands for, ``data.path={}``. Without a slot the flag takes no value.
-    help
-        One line, with the unit.
-    default
-        Value used when the flag is not given; None leaves the key alone.
-    """
-
-    flag: str
-    template: str
-    help: str
-    default: str | None = None
-
-    @property
-    def key(self) -> str:
-        """Name of the parsed value."""
-        return self.flag.lstrip("-").replace("-", "_")
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One command: the module whose ``main(arguments)`` runs it, and its options.
-
-    `arguments` are overrides of the configuration; with `options` None they are what was typed, for a command that
-    has no configuration and reads options of its own. Words that are no ``key=value`` become the list `words`, a key
-    of the configuration and its name in the help, where the verb takes any.
-    """
-
-    module: str
-    help: str
-    options: tuple[Option, ...] | None
-    example: str
-    words: tuple[str, str] | None = None
-
-
-VERBS: dict[str, Verb] = {
-    "train": Verb(
-        "cellfm_torch.train",
-        "pretrain or fine-tune a model",
-        (
-            Option("--experiment", "+experiment={}", "what to run: pretrain, pretrain_80m, pretrain_800m", "pretrain"),
-            Option("--data", "data.path={}", "file of cells, glob, manifest or store (default: the bundled PBMC3k)"),
-            Option("--model", "model={}", "tiny, 80m, 800m, scfoundation-tiny, scfoundation or pretrained"),
-            Option("--run-dir", "run_dir={}", "folder of the run (default: runs/EXPERIMENT)"),
-            Option("--steps", "trainer.max_steps={}", "optimiser steps"),
-            Option("--lr", "optim.lr={}", "highest learning rate"),
-            Option("--seed", "seed={}", "of weights, split, order and masks"),
-            Option("--resume", "resume=true", "go on where the run in the folder stopped"),
-        ),
-        "cellfm train --data 'cells/*.h5ad' --run-dir runs/mine data.mask_fraction=0.3",
-    ),
-    "embed": Verb(
-        "cellfm_torch.commands.embed",
-        "embeddings of all cells of a file -> h5ad",
-        (
-            Option("--model", "model_folder={}", "model folder"),
-            Option("--output", "output={}", "h5ad file to write (default: CELLS_cellfm.h5ad beside the cells)"),
-            Option("--layer", "data.layer={}", "matrix of raw counts: raw, or the name of a layer (default: X)"),
-            Option("--key", "key={}", "name in obsm (default: X_cellfm)"),
-            Option("--int8", "int8=true", "8-bit integers: twice as fast on a CPU with VNNI, no longer exact"),
-            Option("--devices", "devices={}", "processes or GPUs (default: 1)"),
-            Option("--overwrite", "overwrite=true", "replace the output where it exists"),
-        ),
-        "cellfm embed cells.h5ad --model runs/mine/model",
-        words=("cells", "CELLS"),
-    ),
-    "annotate": Verb(
-        "cellfm_torch.commands.annotate",
-        "cell types for cells, by a labelled reference; scores beside baselines where types are known",
-        (
-            Option("--reference", "reference={}", "file of labelled cells"),
-            Option("--label", "label={}", "column of obs with their types (default: cell_type)"),
-            Option("--query", "query={}", "file of cells to label"),
-            Option("--query-label", "query_label={}", "column of obs with the query's types, to score against"),
-            Option("--model", "model_folder={}", "model folder"),
-            Option("--method", "method={}", "knn (zero-shot, the default), linear, frozen, lora or full"),
-            Option("--output", "output={}", "labelled copy of the query (default: query.h5ad in the results)"),
-            Option("--results", "results={}", "folder of tables (default: runs/annotate)"),
-            Option("--labels-map", "labels_map={}", "csv with columns from,to that harmonises names of types"),
-            Option("--split", "split={}", "folds of a cross-validation within the reference"),
-            Option("--leave-out", "leave_out={}", "column of obs, such as batch: each of its values is left out once"),
-            Option("--few-shot", "few_shot={}", "labelled cells per type to learn from; one number or several: 5,10"),
-        ),
-        "cellfm annotate --reference ref.h5ad --label cell_type --query q.h5ad --model models/80m seeds=[0,1,2]",
-    ),
-    "integrate": Verb(
-        "cellfm_torch.commands.integrate",
-        "integrate the batches of a file, zero-shot or fine-tuned, scored beside PCA, Harmony and scVI",
-        (
-            Option("--batch", "batch={}", "column of obs with the batch of each cell"),
-            Option("--label", "label={}", "column of obs with cell types, for the scores"),
-            Option("--model", "model_folder={}", "model folder"),
-            Option("--method", "method={}", "zero-shot (nothing is trained, the default) or finetune"),
-            Option("--output", "output={}", "h5ad to write (default: CELLS_integrated.h5ad in this folder)"),
-            Option("--epochs", "trainer.max_epochs={}", "of fine-tuning, over the cells (default: 30)"),
-        ),
-        "cellfm integrate cells.h5ad --batch batch --label cell_type --model models/80m --method finetune",
-        words=("cells", "CELLS"),
-    ),
-    "compare": Verb(
-        "cellfm_torch.commands.compare",
-        "cells of which a condition has more: neighbourhoods tested over donors, beside the same on PCA",
-        (
-            Option("--condition", "condition={}", "column of obs with the condition of each cell"),
-            Option("--donor", "donor={}", "column of obs with the donor of each cell"),
-            Option("--case", "case={}", "the condition asked about, of more than two"),
-            Option("--control", "control={}", "the condition it is compared with"),
-            Option("--label", "label={}", "column of obs with cell types (default: cellfm_label where it is there)"),
-            Option("--model", "model_folder={}", "model folder (default: the embedding that the file has)"),
-            Option("--output", "output={}", "h5ad to write (default: CELLS_compared.h5ad in this folder)"),
-            Option("--fdr", "fdr={}", "false discovery rate of the hits (default: 0.1)"),
-        ),
-        "cellfm compare cells.h5ad --condition condition --donor donor --label cell_type --model models/80m",
-        words=("cells", "CELLS"),
-    ),
-    "report": Verb(
-        "cellfm_torch.commands.report",
-        "one HTML page of annotated cells that needs no network: UMAP to hover, scores, genes, unknown cells",
-        (
-            Option("--output", "output={}", "page (default: CELLS_report.html in this folder)"),
-            Option("--label", "label={}", "column of obs with given cell types, to compare with"),
-            Option("--labels-map", "labels_map={}", "csv with columns from,to: given types by predicted names"),
-            Option("--batch", "batch={}", "column of obs with batches"),
-            Option("--prediction", "prediction={}", "column of obs with predicted types (default: cellfm_label)"),
-        ),
-        "cellfm report annotated.h5ad --label cell_type --output page.html",
-        words=("cells", "RUN_OR_CELLS"),
-    ),
-    "prepare": Verb(
-        "cellfm_torch.commands.prepare",
-        "files of cells -> a prepared store, the fastest to train on; more files may be added later",
-        (
-            Option("--output", "output={}", "folder of the store"),
-            Option("--processes", "processes={}", "files read at the same time (default: one per core)"),
-            Option("--layer", "data.layer={}", "matrix of raw counts: raw, or the name of a layer (default: X)"),
-            Option("--min-genes", "data.min_genes={}", "cells expressing fewer genes are left out (default: 10)"),
-        ),
-        "cellfm prepare 'cells/*.h5ad' --output cells.store",
-        words=("sources", "SOURCE"),
-    ),
-    "store": Verb(
-        "cellfm_torch.commands.store",
-        "look at a prepared store: cellfm store info STORE; check it: cellfm store verify STORE",
-        None,
-        "cellfm store info cells.store",
-    ),
-    "genes": Verb(
-        "cellfm_torch.commands.genes",
-        "tables of gene names: build",
-        None,
-        "cellfm genes build hgnc_complete_set.txt",
-    ),
-    "convert": Verb(
-        "cellfm_torch.convert.command",
-        "published checkpoint (CellFM of MindSpore, scFoundation) -> model folder",
-        None,
-        "cellfm convert CellFM_80M_weight.ckpt",
-    ),
-    "estimate": Verb(
-        "cellfm_torch.commands.estimate",
-        "memory, arithmetic and expected speed of a model",
-        None,
-        "cellfm estimate 800m --tokens 65536 --dtype bfloat16 --rate 600",
-    ),
-}
+from cellfm_torch.verbs import VERBS, Group, Option, Verb
 
 
 def _quoted(value: str) -> str:
@@ -215,12 +40,22 @@ def _verb_parser(name: str, verb: Verb, options: tuple[Option, ...]) -> OneLineP
     return parser
 
 
+def _listed(verbs: Mapping[str, Verb | Group]) -> str:
+    width = max(map(len, verbs))
+    return "\n".join(f"  {name:{width}}  {verb.help}" for name, verb in verbs.items())
+
+
 def _overview() -> str:
-    width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {name:{width}}  {verb.help}" for name, verb in VERBS.items())
     return (
         "usage: cellfm VERB [options] [key=value ...]\n\nCellFM: a foundation model of human single-cell RNA.\n\n"
-        f"verbs:\n{verbs}\n\ncellfm VERB --help says more; cellfm --version prints the version."
+        f"verbs:\n{_listed(VERBS)}\n\ncellfm VERB --help says more; cellfm --version prints the version."
+    )
+
+
+def _group_overview(name: str, group: Group) -> str:
+    return (
+        f"usage: cellfm {name} VERB [options] [key=value ...]\n\n{group.help[0].upper()}{group.help[1:]}.\n\n"
+        f"verbs:\n{_listed(group.verbs)}\n\ncellfm {name} VERB --help says more."
     )
 
 
@@ -233,15 +68,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if typed[0] == "--version":
         print(f"cellfm_torch {version('cellfm_torch')}")
         return 0
-    if typed[0] not in VERBS:
-        print(f"error: there is no verb '{typed[0]}'{nearest(typed[0], VERBS)} See cellfm --help", file=sys.stderr)
-        return 2
-    verb = VERBS[typed[0]]
-    if verb.options is None:
-        return int(importlib.import_module(verb.module).main(typed[1:]))
-    options = _verb_parser(typed[0], verb, verb.options).parse_intermixed_args(typed[1:])
+    name, rest = typed[0], typed[1:]
+    verb = VERBS.get(name)
+    if verb is None:
+        return _unknown(name, VERBS, "cellfm")
+    if isinstance(verb, Group):
+        if not rest or rest[0] in ("-h", "--help"):
+            print(_group_overview(name, verb))
+            return 0
+        if rest[0] not in verb.verbs:
+            return _unknown(rest[0], verb.verbs, f"cellfm {name}")
+        name, verb, rest = f"{name} {rest[0]}", verb.verbs[rest[0]], rest[1:]
+    module = importlib.import_module(verb.module)
+    code: int = module.main(rest if verb.options is None else _overrides(name, verb, verb.options, rest))
+    return code
+
+
+def _unknown(word: str, verbs: Mapping[str, Verb | Group], command: str) -> int:
+    what = f"{command.removeprefix('cellfm')} {word}".strip()
+    print(f"error: there is no verb '{what}'{nearest(word, verbs)} See {command} --help", file=sys.stderr)
+    return 2
+
+
+def _overrides(name: str, verb: Verb, known: tuple[Option, ...], typed: Sequence[str]) -> list[str]:
+    """Turn what was typed into overrides of the configuration."""
+    options = _verb_parser(name, verb, known).parse_intermixed_args(typed)
     overrides = []
-    for option in verb.options:
+    for option in known:
         value = getattr(options, option.key)
         if value is True:
             overrides.append(option.template)
@@ -250,9 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in options.overrides if not re.match(r"[+~]?[\w.@/]+=", word)] if verb.words else []
     if verb.words and words:
         overrides.append(f"{verb.words[0]}=[{','.join(_quoted(word) for word in words)}]")
-    rest = [word for word in options.overrides if word not in words]
-    code: int = importlib.import_module(verb.module).main([*overrides, *rest])
-    return code
+    return [*overrides, *(word for word in options.overrides if word not in words)]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cellfm_torch import paths
 from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.verbs import verb_of
 
 USER_ERROR = 2  # exit code of everything the user can put right
 
@@ -130,13 +131,11 @@ def _check_values(cfg: Any, *, config: str, overrides: Sequence[str]) -> None:
 
 def _flag(config: str, key: str) -> str:
     """Return how the console script sets a key of a command, where it has an option or takes words for it."""
-    from cellfm_torch.cli import VERBS
-
-    verb = VERBS.get(config)
+    verb = verb_of(config)
     if verb is None:
         return ""
     if verb.words and verb.words[0] == key:
-        return f"cellfm {config} {verb.words[1]}, or "
+        return f"cellfm {config.replace('_', ' ')} {verb.words[1]}, or "
     flags = [option.flag for option in verb.options or () if option.template == f"{key}={{}}"]
     return f"{flags[0]} {flags[0].lstrip('-').upper()}, or " if flags else ""
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from cellfm_torch import cli, train
+from cellfm_torch import cli, paths, train
+from cellfm_torch.verbs import VERBS, Group, verb_of
 
 
 @pytest.fixture
@@ -61,5 +62,24 @@ def test_help_names_every_option_and_its_key(capsys: pytest.CaptureFixture[str])
         cli.main(["train", "--help"])
     assert exit.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for option in cli.VERBS["train"].options:
+    verb = verb_of("train")
+    assert verb is not None and verb.options is not None
+    for option in verb.options:
         assert option.flag in text and option.template.format(option.key.upper()) in text
+
+
+def test_groups_of_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["genes"]) == 0
+    text = capsys.readouterr().out
+    group = VERBS["genes"]
+    assert isinstance(group, Group) and all(f"\n  {name} " in text for name in group.verbs)
+    assert "usage: cellfm genes VERB" in text
+    assert verb_of("genes_build") is group.verbs["build"]
+    assert verb_of("genes_bulid") is None and verb_of("train_build") is None
+
+
+def test_every_verb_with_options_has_a_configuration() -> None:
+    for name, verb in VERBS.items():
+        verbs = {f"{name}_{x}": y for x, y in verb.verbs.items()} if isinstance(verb, Group) else {name: verb}
+        for full, one in verbs.items():
+            assert (paths.CONF / f"{full}.yaml").is_file() == (one.options is not None), full

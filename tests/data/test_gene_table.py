@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cellfm_torch.commands.genes import main
+from cellfm_torch.cli import main
 from cellfm_torch.data.gene_table import BUNDLED, Gene, GeneTable, cached_table, ensembl_id, find_table
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.hgnc import read_hgnc
@@ -109,7 +109,7 @@ def test_which_table_is_used(hgnc: Path, tmp_path: Path, monkeypatch: pytest.Mon
     """The option before the environment before the user's own before the bundled one."""
     assert find_table() is GeneTable.load(BUNDLED)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert main(["build", str(hgnc)]) == 0
+    assert main(["genes", "build", str(hgnc)]) == 0
     assert cached_table() == tmp_path / "cache" / "cellfm_torch" / "genes.tsv.gz"
     assert find_table().find("CMT2N")[1] == "alias"
     small = GeneTable([Gene("X", ("ENSG00000000001",))], source="small")
@@ -121,7 +121,7 @@ def test_which_table_is_used(hgnc: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_build_command(hgnc: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output = tmp_path / "own.tsv.gz"
-    assert main(["build", str(hgnc), "--output", str(output)]) == 0
+    assert main(["genes", "build", str(hgnc), "--output", str(output)]) == 0
     assert "own.tsv.gz: 23," in capsys.readouterr().out
     table = GeneTable.load(output)
     assert table.symbol("CMT2N") == "AARS1" and table.symbol("ENSG00000141510") == "TP53"
@@ -129,14 +129,14 @@ def test_build_command(hgnc: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "empty.txt").write_text(HGNC.partition("\n")[0] + "\n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00symbol")
     for arguments, message in (
-        (["build", str(tmp_path / "no.txt")], "no such file: download HGNC's complete set"),
+        (["genes", "build", str(tmp_path / "no.txt")], "no such file: download HGNC's complete set"),
         (
-            ["build", str(tmp_path / "wrong.txt")],
+            ["genes", "build", str(tmp_path / "wrong.txt")],
             "has no column ensembl_gene_id and no prev_symbol and no alias",
         ),
-        (["build", str(tmp_path / "empty.txt")], "has no gene"),
-        (["build", str(tmp_path / "binary.txt")], "cannot be read"),
-        (["bulid"], "there is no verb 'genes bulid'; did you mean 'build'?"),
+        (["genes", "build", str(tmp_path / "empty.txt")], "has no gene"),
+        (["genes", "build", str(tmp_path / "binary.txt")], "cannot be read"),
+        (["genes", "bulid"], "there is no verb 'genes bulid'; did you mean 'build'?"),
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err

@@ -1,21 +1,24 @@
-"""``cellfm genes``: the tables by which gene names are found.
-
-cellfm genes build HGNC_FILE [--output FILE]    compile HGNC's complete set into a gene table
-"""
+"""The tables by which gene names are found: ``cellfm genes build HGNC_FILE [--output FILE]``."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from cellfm_torch.command_line import OneLineParser
-from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.errors import UserError
 
 USER_ERROR = 2
 
 
 def build(arguments: Sequence[str]) -> int:
-    """Compile HGNC's complete set; returns the exit code."""
+    """Compile HGNC's complete set; returns the exit code.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, or the table cannot be written.
+    """
     parser = OneLineParser(
         prog="cellfm genes build",
         description="Compile HGNC's complete set (tab separated: symbol, prev_symbol, alias_symbol, ensembl_gene_id), "
@@ -45,24 +48,10 @@ def build(arguments: Sequence[str]) -> int:
     return 0
 
 
-VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "build": (build, "compile HGNC's complete set into a gene table"),
-}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``cellfm genes``; returns the exit code (2 for a mistake of the user's)."""
-    typed = list(sys.argv[1:] if arguments is None else arguments)
-    if not typed or typed[0] in ("-h", "--help"):
-        lines = "\n".join(f"  {name}  {text}" for name, (_, text) in VERBS.items())
-        print(f"usage: cellfm genes VERB [options]\n\nThe tables by which gene names are found.\n\nverbs:\n{lines}")
-        return 0
-    if typed[0] not in VERBS:
-        hint = nearest(typed[0], VERBS)
-        print(f"error: there is no verb 'genes {typed[0]}'{hint} See cellfm genes --help", file=sys.stderr)
-        return USER_ERROR
+    """Run ``cellfm genes build``; returns the exit code (2 for a mistake of the user's)."""
     try:
-        return VERBS[typed[0]][0](typed[1:])
+        return build(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as problem:
         print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
         return USER_ERROR

@@ -1,0 +1,205 @@
+"""The table of commands: what ``cellfm`` can do, and which module does it.
+
+Options are what a user usually sets, each an alias of a configuration key. A verb is one row here, a configuration of
+the same name in conf/, and a module with ``main(overrides)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Option:
+    """An alias of a configuration key.
+
+    Attributes
+    ----------
+    flag
+        As typed, ``--data``.
+    template
+        The override it stands for, ``data.path={}``. Without a slot the flag takes no value.
+    help
+        One line, with the unit.
+    default
+        Value used when the flag is not given; None leaves the key alone.
+    """
+
+    flag: str
+    template: str
+    help: str
+    default: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Name of the parsed value."""
+        return self.flag.lstrip("-").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command: the module whose ``main(arguments)`` runs it, and its options.
+
+    `arguments` are overrides of the configuration; with `options` None they are what was typed, for a command that
+    has no configuration and reads options of its own. Words that are no ``key=value`` become the list `words`, a key
+    of the configuration and its name in the help, where the verb takes any.
+    """
+
+    module: str
+    help: str
+    options: tuple[Option, ...] | None
+    example: str
+    words: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Verbs of one subject, ``cellfm NAME VERB``; the configuration of one is conf/NAME_VERB.yaml."""
+
+    help: str
+    verbs: dict[str, Verb]
+
+
+GENE_VERBS = {
+    "build": Verb(
+        "cellfm_torch.commands.genes_build",
+        "compile HGNC's complete set into a table of gene names",
+        None,
+        "cellfm genes build hgnc_complete_set.txt",
+    ),
+}
+
+VERBS: dict[str, Verb | Group] = {
+    "train": Verb(
+        "cellfm_torch.train",
+        "pretrain or fine-tune a model",
+        (
+            Option("--experiment", "+experiment={}", "what to run: pretrain, pretrain_80m, pretrain_800m", "pretrain"),
+            Option("--data", "data.path={}", "file of cells, glob, manifest or store (default: the bundled PBMC3k)"),
+            Option("--model", "model={}", "tiny, 80m, 800m, scfoundation-tiny, scfoundation or pretrained"),
+            Option("--run-dir", "run_dir={}", "folder of the run (default: runs/EXPERIMENT)"),
+            Option("--steps", "trainer.max_steps={}", "optimiser steps"),
+            Option("--lr", "optim.lr={}", "highest learning rate"),
+            Option("--seed", "seed={}", "of weights, split, order and masks"),
+            Option("--resume", "resume=true", "go on where the run in the folder stopped"),
+        ),
+        "cellfm train --data 'cells/*.h5ad' --run-dir runs/mine data.mask_fraction=0.3",
+    ),
+    "embed": Verb(
+        "cellfm_torch.commands.embed",
+        "embeddings of all cells of a file -> h5ad",
+        (
+            Option("--model", "model_folder={}", "model folder"),
+            Option("--output", "output={}", "h5ad file to write (default: CELLS_cellfm.h5ad beside the cells)"),
+            Option("--layer", "data.layer={}", "matrix of raw counts: raw, or the name of a layer (default: X)"),
+            Option("--key", "key={}", "name in obsm (default: X_cellfm)"),
+            Option("--int8", "int8=true", "8-bit integers: twice as fast on a CPU with VNNI, no longer exact"),
+            Option("--devices", "devices={}", "processes or GPUs (default: 1)"),
+            Option("--overwrite", "overwrite=true", "replace the output where it exists"),
+        ),
+        "cellfm embed cells.h5ad --model runs/mine/model",
+        words=("cells", "CELLS"),
+    ),
+    "annotate": Verb(
+        "cellfm_torch.commands.annotate",
+        "cell types for cells, by a labelled reference; scores beside baselines where types are known",
+        (
+            Option("--reference", "reference={}", "file of labelled cells"),
+            Option("--label", "label={}", "column of obs with their types (default: cell_type)"),
+            Option("--query", "query={}", "file of cells to label"),
+            Option("--query-label", "query_label={}", "column of obs with the query's types, to score against"),
+            Option("--model", "model_folder={}", "model folder"),
+            Option("--method", "method={}", "knn (zero-shot, the default), linear, frozen, lora or full"),
+            Option("--output", "output={}", "labelled copy of the query (default: query.h5ad in the results)"),
+            Option("--results", "results={}", "folder of tables (default: runs/annotate)"),
+            Option("--labels-map", "labels_map={}", "csv with columns from,to that harmonises names of types"),
+            Option("--split", "split={}", "folds of a cross-validation within the reference"),
+            Option("--leave-out", "leave_out={}", "column of obs, such as batch: each of its values is left out once"),
+            Option("--few-shot", "few_shot={}", "labelled cells per type to learn from; one number or several: 5,10"),
+        ),
+        "cellfm annotate --reference ref.h5ad --label cell_type --query q.h5ad --model models/80m seeds=[0,1,2]",
+    ),
+    "integrate": Verb(
+        "cellfm_torch.commands.integrate",
+        "integrate the batches of a file, zero-shot or fine-tuned, scored beside PCA, Harmony and scVI",
+        (
+            Option("--batch", "batch={}", "column of obs with the batch of each cell"),
+            Option("--label", "label={}", "column of obs with cell types, for the scores"),
+            Option("--model", "model_folder={}", "model folder"),
+            Option("--method", "method={}", "zero-shot (nothing is trained, the default) or finetune"),
+            Option("--output", "output={}", "h5ad to write (default: CELLS_integrated.h5ad in this folder)"),
+            Option("--epochs", "trainer.max_epochs={}", "of fine-tuning, over the cells (default: 30)"),
+        ),
+        "cellfm integrate cells.h5ad --batch batch --label cell_type --model models/80m --method finetune",
+        words=("cells", "CELLS"),
+    ),
+    "compare": Verb(
+        "cellfm_torch.commands.compare",
+        "cells of which a condition has more: neighbourhoods tested over donors, beside the same on PCA",
+        (
+            Option("--condition", "condition={}", "column of obs with the condition of each cell"),
+            Option("--donor", "donor={}", "column of obs with the donor of each cell"),
+            Option("--case", "case={}", "the condition asked about, of more than two"),
+            Option("--control", "control={}", "the condition it is compared with"),
+            Option("--label", "label={}", "column of obs with cell types (default: cellfm_label where it is there)"),
+            Option("--model", "model_folder={}", "model folder (default: the embedding that the file has)"),
+            Option("--output", "output={}", "h5ad to write (default: CELLS_compared.h5ad in this folder)"),
+            Option("--fdr", "fdr={}", "false discovery rate of the hits (default: 0.1)"),
+        ),
+        "cellfm compare cells.h5ad --condition condition --donor donor --label cell_type --model models/80m",
+        words=("cells", "CELLS"),
+    ),
+    "report": Verb(
+        "cellfm_torch.commands.report",
+        "one HTML page of annotated cells that needs no network: UMAP to hover, scores, genes, unknown cells",
+        (
+            Option("--output", "output={}", "page (default: CELLS_report.html in this folder)"),
+            Option("--label", "label={}", "column of obs with given cell types, to compare with"),
+            Option("--labels-map", "labels_map={}", "csv with columns from,to: given types by predicted names"),
+            Option("--batch", "batch={}", "column of obs with batches"),
+            Option("--prediction", "prediction={}", "column of obs with predicted types (default: cellfm_label)"),
+        ),
+        "cellfm report annotated.h5ad --label cell_type --output page.html",
+        words=("cells", "RUN_OR_CELLS"),
+    ),
+    "prepare": Verb(
+        "cellfm_torch.commands.prepare",
+        "files of cells -> a prepared store, the fastest to train on; more files may be added later",
+        (
+            Option("--output", "output={}", "folder of the store"),
+            Option("--processes", "processes={}", "files read at the same time (default: one per core)"),
+            Option("--layer", "data.layer={}", "matrix of raw counts: raw, or the name of a layer (default: X)"),
+            Option("--min-genes", "data.min_genes={}", "cells expressing fewer genes are left out (default: 10)"),
+        ),
+        "cellfm prepare 'cells/*.h5ad' --output cells.store",
+        words=("sources", "SOURCE"),
+    ),
+    "store": Verb(
+        "cellfm_torch.commands.store",
+        "look at a prepared store: cellfm store info STORE; check it: cellfm store verify STORE",
+        None,
+        "cellfm store info cells.store",
+    ),
+    "genes": Group("what the model knows about genes; tables of gene names", GENE_VERBS),
+    "convert": Verb(
+        "cellfm_torch.convert.command",
+        "published checkpoint (CellFM of MindSpore, scFoundation) -> model folder",
+        None,
+        "cellfm convert CellFM_80M_weight.ckpt",
+    ),
+    "estimate": Verb(
+        "cellfm_torch.commands.estimate",
+        "memory, arithmetic and expected speed of a model",
+        None,
+        "cellfm estimate 800m --tokens 65536 --dtype bfloat16 --rate 600",
+    ),
+}
+
+
+def verb_of(config: str) -> Verb | None:
+    """Return the verb that has a configuration, by its name: ``"embed"``, ``"genes_embed"``."""
+    name, _, second = config.partition("_")
+    found = VERBS.get(name)
+    if isinstance(found, Group):
+        return found.verbs.get(second)
+    return None if second else found

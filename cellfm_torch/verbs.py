@@ -61,6 +61,20 @@ class Group:
 
 
 GENE_VERBS = {
+    "embed": Verb(
+        "cellfm_torch.commands.genes_embed",
+        "embeddings of genes: as the model has them, and averaged in the context of cells -> h5ad",
+        (
+            Option("--model", "model_folder={}", "model folder"),
+            Option("--by", "by={}", "column of obs: an embedding for each group of cells"),
+            Option("--output", "output={}", "h5ad to write, its observations genes (default: CELLS_genes.h5ad)"),
+            Option("--parquet", "parquet={}", "table to write beside it"),
+            Option("--layer", "data.layer={}", "matrix of raw counts: raw, or the name of a layer (default: X)"),
+            Option("--overwrite", "overwrite=true", "replace files that exist"),
+        ),
+        "cellfm genes embed cells.h5ad --by cell_type --model models/80m",
+        words=("cells", "[CELLS]"),
+    ),
     "build": Verb(
         "cellfm_torch.commands.genes_build",
         "compile HGNC's complete set into a table of gene names",

@@ -13,7 +13,7 @@ MOST_LINES = 400
 # A room is a folder of the package or a group of modules at its root. What is not listed is a command (train, cli, the
 # folder of the verbs): it may import every room, and only commands may import it.
 ROOMS = {
-    "base": ("errors", "paths", "batch", "read_depth", "files", "command_line", "verbs", "memory"),
+    "base": ("errors", "paths", "batch", "read_depth", "files", "job_folder", "command_line", "verbs", "memory"),
     "data": ("data",),
     "ops": ("ops",),
     "optim": ("optim", "mindspore_adam"),
@@ -27,6 +27,7 @@ ROOMS = {
     "annotation": ("annotation", "annotator"),
     "predict": ("predict",),
     "embedding": ("embedding",),
+    "gene_tasks": ("gene_tasks",),
     "public": ("__init__",),
 }
 MAY_IMPORT = {
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "predict": {"base", "data", "model", "predict"},
     "annotation": {"base", "data", "optim", "model", "tasks", "callbacks", "embedding", "analysis", "annotation"},
     "embedding": {"base", "data", "model", "callbacks", "embedding", "public"},
+    "gene_tasks": {"base", "data", "ops", "optim", "model", "plots", "analysis", "gene_tasks", "public"},
     "public": {
         "base",
         "data",
@@ -54,6 +56,7 @@ MAY_IMPORT = {
         "predict",
         "embedding",
         "annotation",
+        "gene_tasks",
         "analysis",
         "report",
         "public",

@@ -227,6 +227,19 @@ class CellDataModule(TokenBudgetDataModule):
         return None if self.totals is None else total_counts(self.collection, self.totals)
 
     @property
+    def classes(self) -> pd.Categorical:
+        """Class of each cell kept, n values, by the column that `label` names.
+
+        Raises
+        ------
+        UserError
+            If no label was given, or there is no such column.
+        """
+        if self._classes is None:
+            raise UserError("data.label: name a column of obs")
+        return self._classes
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the classes; a batch's labels index them, -1 for a cell without one."""
         return () if self._classes is None else tuple(str(name) for name in self._classes.categories)

@@ -5,7 +5,6 @@ Shapes: r cells of a part, C width of an output.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import zipfile
@@ -17,8 +16,8 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
-from cellfm_torch.errors import UserError
-from cellfm_torch.files import write_text, written_beside
+from cellfm_torch.files import written_beside
+from cellfm_torch.job_folder import open_job
 
 PATIENCE = 60.0
 """Seconds that other processes wait for the first one to make the folder."""
@@ -60,6 +59,8 @@ class FolderParts:
         Where they are; made where it is missing.
     job
         What makes the numbers what they are. Parts of another job are not gone on with.
+    overwrite
+        They are thrown away.
 
     Raises
     ------
@@ -67,30 +68,13 @@ class FolderParts:
         If the folder holds parts of another job, or is something else.
     """
 
-    def __init__(self, folder: Path, job: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, job: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.folder = folder
-        # As JSON has it, so that what is read back is equal to what was written.
-        job = json.loads(json.dumps(job))
-        described = folder / "job.json"
         if getattr(rank_zero_only, "rank", 0):  # the first process makes the folder
             deadline = time.monotonic() + PATIENCE
-            while not described.is_file() and time.monotonic() < deadline:
+            while not (folder / "job.json").is_file() and time.monotonic() < deadline:
                 time.sleep(0.1)
-        if described.is_file():
-            try:
-                there = json.loads(described.read_text(encoding="utf-8"))
-            except ValueError:
-                there = {}
-            if there != job:
-                changed = sorted(key for key in {*there, *job} if there.get(key) != job.get(key))
-                raise UserError(
-                    f"{folder}: holds what an interrupted job has done that had another {', '.join(changed)}: give the "
-                    "same options to go on with it, or overwrite=true to begin again"
-                )
-        elif folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder}: is in the way of what this job keeps while it runs: remove or rename it")
-        else:
-            write_text(described, json.dumps(job, indent=2))
+        open_job(folder, job, overwrite=overwrite)
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*.npz"))
@@ -122,14 +106,3 @@ class FolderParts:
     def remove(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder)
-
-
-def folder_parts(folder: Path, job: Mapping[str, Any], *, overwrite: bool) -> FolderParts:
-    """Open a folder of parts; those of another job are thrown away where they are to be overwritten."""
-    try:
-        return FolderParts(folder, job)
-    except UserError:
-        if not (overwrite and (folder / "job.json").is_file()):
-            raise
-    shutil.rmtree(folder)
-    return FolderParts(folder, job)

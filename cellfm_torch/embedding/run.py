@@ -22,7 +22,7 @@ from cellfm_torch.data.module import CellDataModule
 from cellfm_torch.embedding.callbacks import EmbedProgress, PartWriter
 from cellfm_torch.embedding.compute import EmbedTask, Functions
 from cellfm_torch.embedding.output import Result, read, write_h5ad
-from cellfm_torch.embedding.parts import FolderParts, MemoryParts, folder_parts
+from cellfm_torch.embedding.parts import FolderParts, MemoryParts
 from cellfm_torch.embedding.plan import estimate
 from cellfm_torch.embedding.record import cell_columns, record, weights_of
 from cellfm_torch.errors import UserError, nearest
@@ -141,7 +141,7 @@ def embed(
     parts: FolderParts | MemoryParts = MemoryParts()
     if target is not None and source is not None:
         job = {"cells": str(source), **fingerprint(source), "model": weights, "options": options}
-        parts = folder_parts(target.with_name(f"{target.name}.parts"), job, overwrite=overwrite)
+        parts = FolderParts(target.with_name(f"{target.name}.parts"), job, overwrite=overwrite)
         there = parts.done()
         wanted, done = np.setdiff1d(wanted, there, assume_unique=True), len(there)
     if len(wanted):

@@ -102,6 +102,11 @@ class CellFM(nn.Module):
         return self.config.dim
 
     @property
+    def static_genes(self) -> Tensor:
+        """The embedding of each gene of the vocabulary before any cell, (G, D)."""
+        return self.gene_emb.weight[1 : 1 + self.config.num_genes]
+
+    @property
     def num_heads(self) -> int:
         """H, heads of a layer that reads ``Encoding.genes`` as the encoder's own do."""
         return self.config.num_heads

@@ -83,6 +83,11 @@ class ScFoundation(nn.Module):
         return self.config.encoder_dim
 
     @property
+    def static_genes(self) -> Tensor:
+        """The embedding of each gene of the vocabulary before any cell, (G, D)."""
+        return self.gene_emb.weight[: self.config.num_genes]
+
+    @property
     def num_heads(self) -> int:
         """Heads of a layer that reads ``Encoding.genes`` as the encoder's own do."""
         return self.config.encoder_heads

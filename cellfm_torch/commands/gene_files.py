@@ -1,0 +1,68 @@
+"""Files that the verbs about genes read and write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cellfm_torch.errors import UserError, examples
+from cellfm_torch.files import written_beside
+
+
+def one_cells(given: Any) -> Path | None:
+    """Return the one file of cells that was named; None where there is none.
+
+    Raises
+    ------
+    UserError
+        If there are several, or it does not exist.
+    """
+    names = [] if given is None else [given] if isinstance(given, str) else list(given)
+    if not names:
+        return None
+    if len(names) > 1:
+        raise UserError(f"give one file of cells, not {len(names)} ({examples(names)})")
+    path = Path(names[0]).expanduser()
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file")
+    return path
+
+
+def new_file(given: str | None, default: str, suffix: str, option: str, *, overwrite: bool) -> Path:
+    """Return the file to write.
+
+    Raises
+    ------
+    UserError
+        If its name ends otherwise, or it is there already.
+    """
+    path = Path(given or default).expanduser()
+    if path.suffix != suffix:
+        raise UserError(f"{option}={path}: the name must end in {suffix}")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: exists already: choose another {option}, or set overwrite=true")
+    return path
+
+
+def write_genes(genes: Any, path: Path) -> None:
+    """Write an AnnData of genes beside and rename it."""
+    with written_beside(path) as part:
+        genes.write_h5ad(part, compression="gzip")
+
+
+def write_table(table: Any, path: Path) -> None:
+    """Write a data frame as parquet, or as csv by its name, beside and rename it.
+
+    Raises
+    ------
+    UserError
+        If parquet was asked for and pyarrow is not installed.
+    """
+    with written_beside(path) as part:
+        if path.suffix != ".parquet":
+            table.to_csv(part, float_format="%.6g", index=False)
+            return
+        try:
+            table.to_parquet(part, index=False)
+        except ImportError:
+            raise UserError(f"{path}: parquet takes pyarrow: pip install 'cellfm_torch[parquet]'") from None

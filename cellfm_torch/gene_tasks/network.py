@@ -1,0 +1,65 @@
+"""The network of a gene task: loaded where it is a folder, on the device that was asked for, in evaluation mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cellfm_torch.data.fingerprint import checksum
+from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.model.loading import Backbone, load_model
+
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+
+
+@contextmanager
+def on_device(model: Backbone | str | Path, accelerator: str = "auto") -> Iterator[tuple[Backbone, dict[str, Any]]]:
+    """Give a network to compute with, and what identifies it; one that was given goes back as it came.
+
+    Parameters
+    ----------
+    model
+        A model folder, or a network.
+    accelerator
+        ``"auto"`` takes a GPU where there is one.
+
+    Raises
+    ------
+    UserError
+        If the folder is none, or there is no such device.
+    """
+    device = _device(accelerator)
+    if not isinstance(model, str | Path):
+        training, before = model.training, model.static_genes.device
+        try:
+            yield model.eval().to(device), {"kind": type(model).__name__}
+        finally:
+            model.train(training).to(before)
+        return
+    folder = Path(model).expanduser()
+    network = load_model(folder).eval().to(device)
+    yield (
+        network,
+        {
+            "kind": type(network).__name__,
+            "folder": str(folder),
+            "weights_sha256": checksum(folder / "model.safetensors"),
+        },
+    )
+
+
+def _device(accelerator: str) -> torch.device:
+    if accelerator not in ACCELERATORS:
+        choices = ", ".join(ACCELERATORS)
+        raise UserError(f"accelerator={accelerator}: choose {choices}{nearest(accelerator, ACCELERATORS)}")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if accelerator == "auto":
+        return torch.device(next(name for name in ("cuda", "cpu") if there[name]))
+    name = "cuda" if accelerator == "gpu" else accelerator
+    if not there[name]:
+        raise UserError(f"accelerator={accelerator}: there is none on this machine that torch can use")
+    return torch.device(name)

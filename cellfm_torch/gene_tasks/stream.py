@@ -1,0 +1,138 @@
+"""Sums over cells that are seen once, batch by batch; an interrupted job goes on where it stopped.
+
+Shapes: r cells of a group.
+"""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cellfm_torch.batch import CellBatch
+from cellfm_torch.files import written_beside
+from cellfm_torch.gene_tasks.cells import CellGroups
+
+SAVE_SECONDS = 30.0
+"""Between two states that are kept: what a kill can lose."""
+
+PLAIN_SECONDS = 15.0
+"""Between two lines where nobody watches a terminal."""
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Sums(Protocol):
+    """What is added up over the cells of a group."""
+
+    def add(self, batch: CellBatch) -> None:
+        """See some cells."""
+
+    def arrays(self) -> Arrays:
+        """Return all that was added up."""
+
+    def load(self, arrays: Arrays) -> None:
+        """Go on from what :meth:`arrays` returned."""
+
+
+def stream(
+    cells: CellGroups,
+    sums: Callable[[str], Sums],
+    *,
+    keep: Path | None = None,
+    device: torch.device | str = "cpu",
+    what: str = "Cells",
+    verbose: bool = True,
+) -> Iterator[tuple[str, Arrays]]:
+    """Go through the cells group by group; yields each group's name and sums when it is done.
+
+    Parameters
+    ----------
+    cells
+        In groups.
+    sums
+        Makes empty sums for a group.
+    keep
+        Folder in which sums are kept, so that the next call goes on; None keeps nothing. Whoever calls says that it
+        belongs to the same job (:func:`~cellfm_torch.job_folder.open_job`), and removes it.
+    device
+        To which batches are moved.
+    what
+        Word before the bar.
+    verbose
+        Show progress.
+    """
+    total = sum(map(len, cells.rows.values()))
+    with _progress(what, total, show=verbose) as advance:
+        for number, (group, rows) in enumerate(cells.rows.items()):
+            file = None if keep is None else keep / f"{number:06}.npz"
+            added, done = sums(group), 0
+            if file is not None and (there := _kept(file)) is not None:
+                done = int(there.pop("cells_done"))
+                added.load(there)
+                advance(done, new=False)
+            saved = time.monotonic()
+            for batch in cells.batches(rows[done:]):
+                added.add(batch.to(device))
+                done += batch.num_cells
+                advance(batch.num_cells)
+                if file is not None and (done == len(rows) or time.monotonic() - saved > SAVE_SECONDS):
+                    _save(file, done, added.arrays())
+                    saved = time.monotonic()
+            yield group, added.arrays()
+
+
+def _save(file: Path, done: int, arrays: Arrays) -> None:
+    with written_beside(file) as part, part.open("wb") as opened:
+        np.savez(opened, cells_done=np.array(done), **arrays)  # type: ignore[arg-type]
+
+
+def _kept(file: Path) -> dict[str, NDArray[Any]] | None:
+    """Return what was kept of a group; None where there is nothing, or the file is damaged."""
+    try:
+        with zipfile.ZipFile(file) as archive, np.load(file, allow_pickle=False) as there:
+            if archive.testzip() is not None:
+                return None
+            return dict(there)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+@contextmanager
+def _progress(what: str, total: int, *, show: bool) -> Iterator[Callable[..., None]]:
+    """Give a function that is told of cells that are done; it draws a bar, or prints a line now and then."""
+    console = Console()
+    if not show:
+        yield lambda number, new=True: None
+        return
+    if console.is_terminal and not console.is_dumb_terminal:
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("cells"), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda number, new=True: bar.advance(task, number)
+        return
+    began = shown = time.monotonic()
+    done = before = 0
+
+    def advance(number: int, new: bool = True) -> None:
+        nonlocal done, before, shown
+        done += number
+        before += 0 if new else number
+        now = time.monotonic()
+        if now - shown >= PLAIN_SECONDS:
+            shown = now
+            rate = (done - before) / max(now - began, 1e-9)
+            left = (total - done) / max(rate, 1e-9)
+            line = f"{what} {done:,}/{total:,} cells, {rate:,.1f} cells/s, {left:,.0f} s left"
+            console.print(line, highlight=False, soft_wrap=True)
+
+    yield advance

@@ -1,0 +1,51 @@
+"""The folder in which a long job keeps what it has done, so that the same call goes on with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cellfm_torch.errors import UserError
+from cellfm_torch.files import write_text
+
+
+def open_job(folder: Path, job: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    """Make the folder of a job, or find that it is one of the same job.
+
+    Parameters
+    ----------
+    folder
+        Made where it is missing.
+    job
+        What makes the result what it is; kept in ``job.json``.
+    overwrite
+        What another job has done is thrown away.
+
+    Raises
+    ------
+    UserError
+        If the folder holds what another job has done, or is something else.
+    """
+    # As JSON has it, so that what is read back is equal to what was written.
+    job = json.loads(json.dumps(job, default=str))
+    described = folder / "job.json"
+    if described.is_file():
+        try:
+            there = json.loads(described.read_text(encoding="utf-8"))
+        except ValueError:
+            there = {}
+        if there == job:
+            return
+        if not overwrite:
+            changed = sorted(key for key in {*there, *job} if there.get(key) != job.get(key))
+            raise UserError(
+                f"{folder}: holds what an interrupted job has done that had another {', '.join(changed)}: give the "
+                "same options to go on with it, or overwrite=true to begin again"
+            )
+        shutil.rmtree(folder)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: is in the way of what this job keeps while it runs: remove or rename it")
+    write_text(described, json.dumps(job, indent=2))

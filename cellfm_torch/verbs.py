@@ -75,6 +75,20 @@ GENE_VERBS = {
         "cellfm genes embed cells.h5ad --by cell_type --model models/80m",
         words=("cells", "[CELLS]"),
     ),
+    "relations": Verb(
+        "cellfm_torch.commands.genes_relations",
+        "which genes gather from which: retention maps averaged over cells -> maps, edges, a graph",
+        (
+            Option("--model", "model_folder={}", "folder of a CellFM"),
+            Option("--by", "by={}", "column of obs: maps for each group of cells"),
+            Option("--genes", "gene_list={}", "file of genes, one a line, or [A,B] (default: the most variable)"),
+            Option("--sets", "sets={}", ".gmt file: score against genes that share a set"),
+            Option("--results", "results={}", "folder (default: runs/relations)"),
+            Option("--overwrite", "overwrite=true", "replace results that exist"),
+        ),
+        "cellfm genes relations cells.h5ad --by cell_type --model models/80m --sets go_bp.gmt",
+        words=("cells", "CELLS"),
+    ),
     "build": Verb(
         "cellfm_torch.commands.genes_build",
         "compile HGNC's complete set into a table of gene names",

@@ -64,6 +64,11 @@ def variable_genes(values: sp.csr_matrix, number: int = VARIABLE_GENES) -> NDArr
     mean = np.asarray(linear.mean(axis=0)).ravel()
     linear.data **= 2
     variance = np.maximum(np.asarray(linear.mean(axis=0)).ravel() - mean**2, 0)
+    return most_dispersed(mean, variance, number)
+
+
+def most_dispersed(mean: Floats, variance: Floats, number: int) -> NDArray[np.int64]:
+    """Return the most variable genes by mean and variance of their CP10K (G,), ascending; none with a mean of zero."""
     there = np.flatnonzero(mean > 0)
     if len(there) <= number:
         return there

@@ -44,6 +44,46 @@ def new_file(given: str | None, default: str, suffix: str, option: str, *, overw
     return path
 
 
+def results_folder(given: str, *, overwrite: bool) -> Path:
+    """Return the folder of results, which holds none yet.
+
+    Raises
+    ------
+    UserError
+        If it is a file, or holds results already.
+    """
+    folder = Path(given).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"results={folder}: is a file: give the name of a folder")
+    held = [path.name for path in folder.iterdir() if path.name != "parts"] if folder.exists() else []
+    if held and not overwrite:
+        raise UserError(f"results={folder}: holds results already: choose another folder, or set overwrite=true")
+    return folder
+
+
+def gene_names(given: Any) -> list[str] | None:
+    """Return genes that were listed, or that a file lists one a line; None where there are none.
+
+    Raises
+    ------
+    UserError
+        If the file does not exist or names no gene.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        return [str(name) for name in given]
+    path = Path(given).expanduser()
+    if not path.is_file():
+        if path.suffix or "/" in given:
+            raise UserError(f"{path}: no such list of genes")
+        return [given]
+    names = path.read_text(encoding="utf-8").split()
+    if not names:
+        raise UserError(f"{path}: names no gene: give one a line")
+    return names
+
+
 def write_genes(genes: Any, path: Path) -> None:
     """Write an AnnData of genes beside and rename it."""
     with written_beside(path) as part:

@@ -11,6 +11,7 @@ import torch
 
 from cellfm_torch.data.fingerprint import checksum
 from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.model.cellfm import CellFM
 from cellfm_torch.model.loading import Backbone, load_model
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
@@ -52,6 +53,14 @@ def on_device(model: Backbone | str | Path, accelerator: str = "auto") -> Iterat
     )
 
 
+def random_weights(network: Backbone, *, seed: int) -> Backbone:
+    """Return a network of the same configuration that has learned nothing, on the same device."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        fresh = type(network)(network.config, genes=network.input_spec.genes)  # type: ignore[arg-type]
+    return fresh.eval().to(network.static_genes.device)
+
+
 def _device(accelerator: str) -> torch.device:
     if accelerator not in ACCELERATORS:
         choices = ", ".join(ACCELERATORS)
@@ -63,3 +72,18 @@ def _device(accelerator: str) -> torch.device:
     if not there[name]:
         raise UserError(f"accelerator={accelerator}: there is none on this machine that torch can use")
     return torch.device(name)
+
+
+def retention_only(network: Backbone, what: str) -> CellFM:
+    """Return the network, if it has retention maps.
+
+    Raises
+    ------
+    UserError
+        If it is another backbone.
+    """
+    if not isinstance(network, CellFM):
+        raise UserError(
+            f"{what}: come from retention maps, which {type(network).__name__} has not: give a CellFM folder"
+        )
+    return network

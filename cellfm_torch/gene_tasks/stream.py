@@ -22,8 +22,9 @@ from cellfm_torch.batch import CellBatch
 from cellfm_torch.files import written_beside
 from cellfm_torch.gene_tasks.cells import CellGroups
 
-SAVE_SECONDS = 30.0
-"""Between two states that are kept: what a kill can lose."""
+SAVE_SECONDS, SAVE_SHARE = 30.0, 0.05
+"""At least so long passes between two states that are kept, and so long that keeping takes no larger share of the time:
+what a kill can lose."""
 
 PLAIN_SECONDS = 15.0
 """Between two lines where nobody watches a terminal."""
@@ -80,14 +81,16 @@ def stream(
                 done = int(there.pop("cells_done"))
                 added.load(there)
                 advance(done, new=False)
-            saved = time.monotonic()
+            saved, pause = time.monotonic(), SAVE_SECONDS
             for batch in cells.batches(rows[done:]):
                 added.add(batch.to(device))
                 done += batch.num_cells
                 advance(batch.num_cells)
-                if file is not None and (done == len(rows) or time.monotonic() - saved > SAVE_SECONDS):
+                if file is not None and (done == len(rows) or time.monotonic() - saved > pause):
+                    began = time.monotonic()
                     _save(file, done, added.arrays())
                     saved = time.monotonic()
+                    pause = max(SAVE_SECONDS, (saved - began) / SAVE_SHARE)
             yield group, added.arrays()
 
 

@@ -89,6 +89,19 @@ GENE_VERBS = {
         "cellfm genes relations cells.h5ad --by cell_type --model models/80m --sets go_bp.gmt",
         words=("cells", "CELLS"),
     ),
+    "specific": Verb(
+        "cellfm_torch.commands.genes_specific",
+        "genes that cls gathers from in some cell types more than in others, lncRNA in particular",
+        (
+            Option("--model", "model_folder={}", "folder of a CellFM"),
+            Option("--by", "by={}", "column of obs with the group of each cell"),
+            Option("--biotype", "biotype={}", "kind of gene that is shown, such as lncRNA; the table has all"),
+            Option("--results", "results={}", "folder (default: runs/specific)"),
+            Option("--overwrite", "overwrite=true", "replace results that exist"),
+        ),
+        "cellfm genes specific cells.h5ad --by cell_type --model models/80m --biotype lncRNA",
+        words=("cells", "CELLS"),
+    ),
     "build": Verb(
         "cellfm_torch.commands.genes_build",
         "compile HGNC's complete set into a table of gene names",

@@ -99,17 +99,19 @@ class CellGroups:
             **reading,
         )
         lengths, name = data.table.lengths, "AnnData" if isinstance(cells, AnnData) else str(cells)
+        if by is not None and by not in (there := data.collection.columns):
+            raise UserError(f"by={by}: no such column in obs of {name} (it has {', '.join(there)}){nearest(by, there)}")
         if not lengths.any():
             raise UserError(f"{name}: none of its {len(lengths):,} cells has counts in the model's genes")
         data.token_budget = None  # open, or the least one cannot be asked for
         data.token_budget = max(token_budget, data.least_token_budget)
-        there = {ALL: np.flatnonzero(lengths > 0)} if by is None else _by_label(data, lengths)
-        rows = _chosen(there, groups, by=by, least=least_cells, name=name, verbose=verbose)
+        found = {ALL: np.flatnonzero(lengths > 0)} if by is None else _by_label(data, lengths)
+        rows = _chosen(found, groups, by=by, least=least_cells, name=name, verbose=verbose)
         if most_cells is not None:
             rng = np.random.default_rng(seed)
             rows = {
-                group: np.sort(rng.choice(found, most_cells, replace=False)) if len(found) > most_cells else found
-                for group, found in rows.items()
+                group: np.sort(rng.choice(kept, most_cells, replace=False)) if len(kept) > most_cells else kept
+                for group, kept in rows.items()
             }
         source = {"cells": name, **({} if isinstance(cells, AnnData) else fingerprint(Path(cells)))}
         return cls(data, rows, source)

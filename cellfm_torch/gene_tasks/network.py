@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,3 +87,19 @@ def retention_only(network: Backbone, what: str) -> CellFM:
             f"{what}: come from retention maps, which {type(network).__name__} has not: give a CellFM folder"
         )
     return network
+
+
+def chosen_layers(network: CellFM, wanted: Sequence[int] | None) -> list[int]:
+    """Return layers counted from 0, ascending, of those asked for, counted from 1; None: all.
+
+    Raises
+    ------
+    UserError
+        If there is no such layer.
+    """
+    number = len(network.encoder)
+    if wanted is None:
+        return list(range(number))
+    if wrong := [layer for layer in wanted if not 1 <= layer <= number]:
+        raise UserError(f"layers: there is no layer {wrong[0]}; this model has 1 to {number}")
+    return sorted({layer - 1 for layer in wanted})

@@ -10,11 +10,13 @@ from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
 from cellfm_torch.batch import CellBatch
 from cellfm_torch.model.cellfm import CellFM
-from cellfm_torch.model.layers import Retention, RetentionLayer
+from cellfm_torch.model.layers import Retention, RetentionLayer, project
 from cellfm_torch.model.outputs import Encoding
 from cellfm_torch.ops.layout import Layout
 
@@ -41,14 +43,24 @@ def read_layers(network: CellFM, batch: CellBatch, see: See, *, layers: Collecti
     -------
     Encoding
         What the encoder makes of the batch.
+
+    Raises
+    ------
+    ValueError
+        If a value is hidden: such a token enters no state in half of the layers.
     """
+    if bool(batch.hidden.any()):
+        raise ValueError("read_layers is for batches in which nothing is hidden")
     wanted = range(len(network.encoder)) if layers is None else layers
     with ExitStack() as hooks:
         for i in wanted:
             retention = cast(RetentionLayer, network.encoder[i]).retention
 
             def shown(module: Retention, given: tuple[Any, ...], options: dict[str, Any], i: int = i) -> None:
-                q, k, _, _ = module.project(given[0], options.get("keep"))
+                q, k = (
+                    rearrange(F.relu(y), "t (h k) -> t h k", h=module.num_heads)
+                    for y in project(given[0], module.q_proj, module.k_proj)
+                )
                 see(i, q, k, Layout.of(options["offsets"]))
 
             hooks.callback(retention.register_forward_pre_hook(shown, with_kwargs=True).remove)

@@ -21,6 +21,8 @@ from cellfm_torch.files import written_beside
 
 HERE = Path(__file__).resolve().parent
 
+CODING = "protein_coding"
+
 # Since release 31 GENCODE calls all of these lncRNA.
 LNCRNA = {
     "lincRNA",
@@ -63,7 +65,9 @@ def main(path: str) -> None:
     for symbol in symbols:
         at, _ = genes.find(symbol)
         ids = genes.genes[at].ensembl if at >= 0 else ()
-        found = next((by_id[i] for i in ids if i in by_id), by_symbol.get(symbol))
+        kinds = [by_id[i] for i in ids if i in by_id]
+        # Alternative haplotypes have ids of their own, and some of these are of another type.
+        found = CODING if CODING in kinds else next(iter(kinds), by_symbol.get(symbol))
         if biotype := joined(found) if found else by_name(symbol):
             lines.append(f"{symbol}\t{biotype}\n")
     with written_beside(HERE / "biotypes.tsv.gz") as part:

@@ -17,13 +17,12 @@ from cellfm_torch.errors import UserError
 from cellfm_torch.gene_tasks.cells import LEAST_CELLS, CellGroups
 from cellfm_torch.gene_tasks.expression import ExpressionSums, added, variable
 from cellfm_torch.gene_tasks.genes import named_genes
-from cellfm_torch.gene_tasks.network import on_device, retention_only
+from cellfm_torch.gene_tasks.network import chosen_layers, on_device, retention_only
 from cellfm_torch.gene_tasks.relations.result import GeneRelations
 from cellfm_torch.gene_tasks.relations.sums import MapSums
 from cellfm_torch.gene_tasks.stream import stream
 from cellfm_torch.job_folder import open_job
 from cellfm_torch.memory.device import available_memory
-from cellfm_torch.model.cellfm import CellFM
 from cellfm_torch.model.loading import Backbone
 
 
@@ -94,7 +93,7 @@ def gene_relations(
     """
     with on_device(model, accelerator) as (network, about):
         network = retention_only(network, "gene relations")
-        chosen_layers = _layers(network, layers)
+        wanted = chosen_layers(network, layers)
         named = None if between is None else named_genes(network, list(between), option="between")
         given = CellGroups.read(
             cells,
@@ -120,17 +119,17 @@ def gene_relations(
                 f"{given.source['cells']}: {len(named)} of the genes asked for: relations take two; lower "
                 "least_cells, or name genes that the cells express"
             )
-        _check_memory(len(named), len(chosen_layers) * (network.num_heads if by_head else 1))
+        _check_memory(len(named), len(wanted) * (network.num_heads if by_head else 1))
         folder = None if keep is None else Path(keep)
         if folder is not None:
-            job = {"model": about, **given.source, "by": by, "genes": symbols[named].tolist(), "layers": chosen_layers}
+            job = {"model": about, **given.source, "by": by, "genes": symbols[named].tolist(), "layers": wanted}
             job |= {"by_head": by_head, "cells_of": {group: len(rows) for group, rows in given.rows.items()}}
             open_job(folder, job | {"seed": seed, "reading": reading}, overwrite=overwrite)
         ids = named + first_id
         result = {}
         for group, arrays in stream(
             given,
-            lambda _: MapSums(network, ids, layers=chosen_layers, by_head=by_head),
+            lambda _: MapSums(network, ids, layers=wanted, by_head=by_head),
             keep=folder,
             device=network.static_genes.device,
             what="Maps",
@@ -141,20 +140,11 @@ def gene_relations(
                 group,
                 len(given.rows[group]),
                 tuple(symbols[named]),
-                tuple(i + 1 for i in chosen_layers),
+                tuple(i + 1 for i in wanted),
                 arrays,
                 by_gene,
             )
     return result
-
-
-def _layers(network: CellFM, wanted: Sequence[int] | None) -> list[int]:
-    number = len(network.encoder)
-    if wanted is None:
-        return list(range(number))
-    if wrong := [layer for layer in wanted if not 1 <= layer <= number]:
-        raise UserError(f"layers: there is no layer {wrong[0]}; this model has 1 to {number}")
-    return sorted({layer - 1 for layer in wanted})
 
 
 def _check_memory(genes: int, maps: int) -> None:

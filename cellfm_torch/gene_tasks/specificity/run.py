@@ -1,0 +1,253 @@
+"""Genes that tell a group of cells from the rest, by what cls gathers from them and by expression.
+
+Shapes: B cells, G vocabulary, C groups, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from cellfm_torch.analysis.markers import benjamini_hochberg
+from cellfm_torch.analysis.ranks import RankTest, rank_sums
+from cellfm_torch.data.gene_annotation import annotate_genes
+from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.gene_tasks.cells import LEAST_CELLS, CellGroups
+from cellfm_torch.gene_tasks.network import chosen_layers, on_device, retention_only
+from cellfm_torch.gene_tasks.specificity.weights import CellWeights, matrices
+from cellfm_torch.gene_tasks.stream import stream
+from cellfm_torch.job_folder import open_job
+from cellfm_torch.model.loading import Backbone
+
+WEIGHTS = "cellfm_cls"
+"""Name in ``layers`` of the weights for cls."""
+
+
+@dataclass(frozen=True)
+class SpecificGenes:
+    """What tells groups of cells apart.
+
+    Attributes
+    ----------
+    table : DataFrame
+        A row per group and gene, by group and falling `auc`:
+
+        - ``group``, ``gene``, ``ensembl_id``, ``biotype``;
+        - ``weight``, ``weight_rest``: mean over cells of the gene's weight for cls, as a multiple of a fair share, 0
+          where it is not expressed; ``log2_ratio`` of the two;
+        - ``auc``: effect size, probability that a cell of the group gives the gene more weight than one of the rest
+          (0.5: no difference), with ``p`` and ``fdr`` of the rank-sum test (Benjamini-Hochberg within the group);
+        - ``auc_expressed``, ``fdr_expressed``: the same among cells that express the gene, which says what the model
+          adds to expression;
+        - ``share``, ``share_rest``: of cells that express it;
+        - ``expression_auc``, ``expression_fdr``: the same test on log1p(CP10K), as scanpy's rank_genes_groups.
+    cells : AnnData
+        The cells it was found in, ``X`` their log1p(CP10K) and ``layers["cellfm_cls"]`` the weights.
+    by : str
+        Column of ``obs`` with the groups.
+    """
+
+    table: pd.DataFrame
+    cells: AnnData
+    by: str
+
+    def top(self, group: str, number: int = 20, *, biotype: str | None = None, fdr: float = 0.05) -> pd.DataFrame:
+        """Return the genes highest in a group.
+
+        Parameters
+        ----------
+        group
+            Name of the group.
+        number
+            How many.
+        biotype
+            Only genes of this kind, such as ``"lncRNA"``.
+        fdr
+            Highest false discovery rate.
+
+        Raises
+        ------
+        UserError
+            If there is no such group or biotype.
+        """
+        groups = list(dict.fromkeys(self.table["group"]))
+        if group not in groups:
+            raise UserError(f"group={group}: there are {', '.join(groups)}{nearest(group, groups)}")
+        rows = self.table[self.table["group"] == group]
+        if biotype is not None:
+            rows = rows[(rows["biotype"] == check_biotype(biotype, self.table)).to_numpy()]
+        return rows[(rows["auc"] > 0.5) & (rows["fdr"] <= fdr)].head(number).reset_index(drop=True)
+
+    def agreement(self, number: int = 100) -> pd.DataFrame:
+        """Return per group how far ranks by weight and by expression agree.
+
+        Returns
+        -------
+        DataFrame by group: ``spearman`` (of the two effect sizes) and ``overlap`` (share of the first `number` genes
+        that both have).
+        """
+        rows = {}
+        for group, table in self.table.groupby("group", sort=False):
+            first = set(table.nlargest(number, "auc")["gene"])
+            both = first & set(table.nlargest(number, "expression_auc")["gene"])
+            rank = float(table["auc"].corr(table["expression_auc"], method="spearman"))
+            rows[group] = {"spearman": rank, "overlap": len(both) / max(len(first), 1)}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("group")
+
+
+def check_biotype(biotype: str, table: pd.DataFrame) -> str:
+    """Return a biotype that some gene of the table has.
+
+    Raises
+    ------
+    UserError
+        With the nearest one.
+    """
+    there = sorted(set(table["biotype"].astype(str)))
+    if biotype not in there:
+        raise UserError(f"biotype={biotype}: genes here are {', '.join(there)}{nearest(biotype, there)}")
+    return biotype
+
+
+def specific_genes(
+    model: Backbone | str | Path,
+    cells: AnnData | str | Path,
+    *,
+    by: str,
+    groups: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    least_cells: int = LEAST_CELLS,
+    most_cells: int | None = 2000,
+    keep: str | Path | None = None,
+    overwrite: bool = False,
+    accelerator: str = "auto",
+    seed: int = 0,
+    token_budget: int = 16384,
+    verbose: bool = True,
+    **reading: Any,
+) -> SpecificGenes:
+    """Return which genes cls gathers from in each group of cells more than in the rest: cell-type-specific genes.
+
+    Parameters
+    ----------
+    model
+        A folder of a CellFM, or the network.
+    cells
+        Cells with raw counts: a file of any known format, or an AnnData.
+    by
+        Column of ``obs`` with the group of each cell, such as its type.
+    groups
+        Which; None: all of at least `least_cells` cells. The rest are the cells of the other groups.
+    layers
+        Whose weights are averaged, counted from 1; None: all.
+    most_cells
+        Of larger groups so many cells are drawn, by `seed`: a number per token of each is held in memory. None: all.
+    least_cells, keep, overwrite, accelerator, token_budget, verbose, reading
+        As in :func:`~cellfm_torch.gene_tasks.embeddings.run.gene_embeddings`.
+
+    Returns
+    -------
+    SpecificGenes
+
+    Raises
+    ------
+    UserError
+        If the model has no retention, there is no such column or layer, or fewer than two groups have enough cells.
+
+    Examples
+    --------
+    >>> found = specific_genes("CellFM_80M_weight", "cells.h5ad", by="cell_type")  # doctest: +SKIP
+    >>> found.top("NK", biotype="lncRNA")  # doctest: +SKIP
+    """
+    with on_device(model, accelerator) as (network, about):
+        network = retention_only(network, "weights for cls")
+        chosen = chosen_layers(network, layers)
+        given = CellGroups.read(
+            cells,
+            network,
+            by=by,
+            groups=groups,
+            least_cells=least_cells,
+            most_cells=most_cells,
+            seed=seed,
+            token_budget=token_budget,
+            verbose=verbose,
+            **reading,
+        )
+        if len(given.rows) < 2:
+            only = next(iter(given.rows))
+            raise UserError(f"{given.source['cells']}: '{only}' is the only group of obs['{by}']: there is no rest")
+        folder = None if keep is None else Path(keep)
+        if folder is not None:
+            job = {"model": about, **given.source, "by": by, "layers": chosen, "seed": seed, "reading": reading}
+            open_job(folder, job | {"cells_of": {g: len(r) for g, r in given.rows.items()}}, overwrite=overwrite)
+        device = network.static_genes.device
+        parts = [
+            arrays
+            for _, arrays in stream(
+                given,
+                lambda _: CellWeights(network, chosen),
+                keep=folder,
+                device=device,
+                what="Weights",
+                verbose=verbose,
+            )
+        ]
+        symbols = network.input_spec.genes or ()
+        weights, values = matrices(parts, len(symbols))
+        names = np.asarray(given.data.obs.index.astype(str))[np.concatenate(list(given.rows.values()))]
+    codes = np.repeat(np.arange(len(given.rows)), [len(rows) for rows in given.rows.values()])
+    obs = pd.DataFrame({by: pd.Categorical.from_codes(codes, list(given.rows))}, index=names)
+    found = AnnData(values, obs=obs, var=annotate_genes(symbols), layers={WEIGHTS: weights})
+    return SpecificGenes(specificity(found, codes, list(given.rows)), found, by)
+
+
+def specificity(cells: AnnData, codes: NDArray[np.integer], groups: Sequence[str]) -> pd.DataFrame:
+    """Return the table of :class:`SpecificGenes` for cells that have weights; unexpressed genes are not in it."""
+    there = np.flatnonzero(cells.X.getnnz(0))
+    weights, values = cells.layers[WEIGHTS][:, there], cells.X[:, there]
+    number = len(groups)
+    tests: dict[str, RankTest] = {
+        "": rank_sums(weights, codes, number),
+        "_expressed": rank_sums(weights, codes, number, stored_only=True),
+        "expression_": rank_sums(values, codes, number),
+    }
+    member = sp.csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(number, len(codes)))
+    sizes = np.bincount(codes, minlength=number)[:, None].astype(np.float64)
+    sums, expressing = (member @ weights).toarray(), (member @ (values > 0)).toarray()
+    means, shares = sums / sizes, expressing / sizes
+    rest = len(codes) - sizes
+    means_rest, shares_rest = (sums.sum(0) - sums) / rest, (expressing.sum(0) - expressing) / rest
+    var = cells.var.iloc[there]
+    tables = []
+    for i, group in enumerate(groups):
+        table = pd.DataFrame(
+            {
+                "group": group,
+                "gene": var.index.to_numpy(),
+                "ensembl_id": var["ensembl_id"].to_numpy(),
+                "biotype": var["biotype"].astype(str).to_numpy(),
+                "weight": means[i],
+                "weight_rest": means_rest[i],
+                "log2_ratio": np.log2((means[i] + 1e-3) / (means_rest[i] + 1e-3)),
+                "auc": tests[""].auc[i],
+                "p": tests[""].p[i],
+                "fdr": benjamini_hochberg(tests[""].p[i]),
+                "auc_expressed": tests["_expressed"].auc[i],
+                "fdr_expressed": benjamini_hochberg(tests["_expressed"].p[i]),
+                "share": shares[i],
+                "share_rest": shares_rest[i],
+                "expression_auc": tests["expression_"].auc[i],
+                "expression_fdr": benjamini_hochberg(tests["expression_"].p[i]),
+            }
+        )
+        tables.append(table.sort_values("auc", ascending=False, kind="stable"))
+    return pd.concat(tables, ignore_index=True)

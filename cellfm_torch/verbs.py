@@ -81,7 +81,7 @@ GENE_VERBS = {
         (
             Option("--model", "model_folder={}", "folder of a CellFM"),
             Option("--by", "by={}", "column of obs: maps for each group of cells"),
-            Option("--genes", "gene_list={}", "file of genes, one a line, or [A,B] (default: the most variable)"),
+            Option("--genes", "gene_list={}", "file of genes, one a line, or A,B (default: the most variable)"),
             Option("--sets", "sets={}", ".gmt file: score against genes that share a set"),
             Option("--results", "results={}", "folder (default: runs/relations)"),
             Option("--overwrite", "overwrite=true", "replace results that exist"),
@@ -100,6 +100,20 @@ GENE_VERBS = {
             Option("--overwrite", "overwrite=true", "replace results that exist"),
         ),
         "cellfm genes specific cells.h5ad --by cell_type --model models/80m --biotype lncRNA",
+        words=("cells", "CELLS"),
+    ),
+    "whatif": Verb(
+        "cellfm_torch.commands.genes_whatif",
+        "take genes out of cells, or set them: how far the embedding moves, with a permutation test",
+        (
+            Option("--model", "model_folder={}", "model folder"),
+            Option("--genes", "gene_list={}", "file of genes, one a line, or A,B (default: the most variable)"),
+            Option("--set-to", "set_to={}", "log1p(CP10K) that the gene gets (default: it is taken out)"),
+            Option("--by", "by={}", "column of obs with groups of cells"),
+            Option("--results", "results={}", "folder (default: runs/whatif)"),
+            Option("--overwrite", "overwrite=true", "replace results that exist"),
+        ),
+        "cellfm genes whatif cells.h5ad --by cell_type --model models/80m --genes tfs.txt",
         words=("cells", "CELLS"),
     ),
     "build": Verb(

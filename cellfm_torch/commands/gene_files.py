@@ -62,7 +62,7 @@ def results_folder(given: str, *, overwrite: bool) -> Path:
 
 
 def gene_names(given: Any) -> list[str] | None:
-    """Return genes that were listed, or that a file lists one a line; None where there are none.
+    """Return genes that were listed (``[A,B]`` or ``A,B``), or that a file lists one a line; None for none.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def gene_names(given: Any) -> list[str] | None:
     if not path.is_file():
         if path.suffix or "/" in given:
             raise UserError(f"{path}: no such list of genes")
-        return [given]
+        return [name.strip() for name in given.strip("[]").split(",") if name.strip()]
     names = path.read_text(encoding="utf-8").split()
     if not names:
         raise UserError(f"{path}: names no gene: give one a line")

@@ -1,5 +1,9 @@
 """Cells with one gene edited at a time, and how far their embedding moves.
 
+Taking k_g v_g from the state of the first layer would spare its sums, and be exact; but all tokens read that state, so
+every later layer starts anew. It saves at most 9 % of the tiny network and 5 % of the 80M one, on top of the embedder's
+tables of the first layer, and is not done.
+
 Shapes: n genes of a cell, E edits, C width of a cell embedding.
 """
 

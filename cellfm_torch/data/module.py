@@ -312,7 +312,7 @@ class CellDataModule(TokenBudgetDataModule):
 
     def train_dataloader(self) -> CellLoader:
         """Return the training cells, in a new order and with new masks each epoch."""
-        return self._loader(self.train_cells, shuffle=True)
+        return self.in_place(self._loader(self.train_cells, shuffle=True))
 
     def val_dataloader(self) -> CellLoader:
         """Return the held-out cells in file order, with the same masks every time."""

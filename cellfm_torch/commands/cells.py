@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellfm_torch.analysis.columns import EMBEDDING, stored_embedding
-from cellfm_torch.errors import UserError, examples, shortened
+from cellfm_torch.errors import UserError, examples
 from cellfm_torch.files import written_beside
 
 
@@ -39,16 +39,14 @@ def read_cells(path: Path) -> Any:
     Raises
     ------
     UserError
-        If anndata cannot.
+        If it is damaged or something else, or has no cells.
     """
     import anndata
 
-    try:
+    from cellfm_torch.data.sources.damage import damage_named
+
+    with damage_named(path):
         adata = anndata.read_h5ad(path)
-    except Exception as problem:
-        # anndata passes on whatever h5py, numpy or pandas say of a damaged file.
-        reason = shortened(str(problem) or type(problem).__name__, longest=120)
-        raise UserError(f"{path}: cannot be read as an h5ad file ({reason})") from None
     if adata.n_obs == 0:
         raise UserError(f"{path}: has no cells")
     return adata

@@ -173,7 +173,8 @@ def test_flat() -> None:
         ("label", [], "prediction=cellfm_label: cells.h5ad has no such column in obs"),
         ("embedding", [], "cells.h5ad has no obsm['X_cellfm']"),
         ("nan", [], "only 0 of 240 cells have an embedding"),
-        ("damaged", [], "cannot be read as an h5ad file"),
+        ("truncated", [], "cells.h5ad: is truncated (its end is missing): copy or download it again"),
+        ("damaged", [], "cells.h5ad: is damaged or not a valid h5ad"),
         ("none", [], "there is no such file"),
     ],
 )
@@ -198,8 +199,10 @@ def test_mistakes(
     if change != "none":
         adata.write_h5ad(folder / "cells.h5ad")
         before = (folder / "cells.h5ad").read_bytes()
-    if change == "damaged":
+    if change == "truncated":
         (folder / "cells.h5ad").write_bytes(before := before[:5000])
+    elif change == "damaged":
+        (folder / "cells.h5ad").write_bytes(before := before.replace(b"X_cellfm", b"X_\xff\xfellfm"))
     assert cli.main(["report", str(folder / "cells.h5ad"), *arguments]) == 2
     said = capsys.readouterr().err
     assert says in said and said.count("\n") == 1

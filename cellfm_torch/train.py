@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from cellfm_torch.commands import hydra_app
+from cellfm_torch.quiet import quiet_lightning
 
 
+@quiet_lightning()
 def train(cfg: Any) -> int:
     """Run one training job from a composed configuration; returns the exit code.
 
@@ -21,7 +23,6 @@ def train(cfg: Any) -> int:
     from hydra.utils import instantiate
     from rich.console import Console
 
-    hydra_app.quiet_lightning()
     from cellfm_torch.ops.backend import set_backend
 
     set_backend(cfg.backend)

@@ -11,10 +11,12 @@ from typing import Any
 
 from cellfm_torch import __version__
 from cellfm_torch.commands import hydra_app
+from cellfm_torch.quiet import quiet_lightning
 
 TABLES = ("scores", "per_class", "confusion")
 
 
+@quiet_lightning()
 def annotate(cfg: Any) -> int:
     """Run one job from a composed configuration; returns the exit code.
 
@@ -30,7 +32,6 @@ def annotate(cfg: Any) -> int:
     from cellfm_torch.annotation.job import Job, others
     from cellfm_torch.annotation.methods import METHODS, check_method
 
-    hydra_app.quiet_lightning()
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     check_method(options["method"])
     results, output = _places(options)

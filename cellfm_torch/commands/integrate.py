@@ -10,11 +10,13 @@ from typing import Any
 
 from cellfm_torch import __version__
 from cellfm_torch.commands import hydra_app
+from cellfm_torch.quiet import quiet_lightning
 
 ZERO_SHOT = "CellFM, zero-shot"
 FINE_TUNED = "CellFM, fine-tuned"
 
 
+@quiet_lightning()
 def integrate(cfg: Any) -> int:
     """Run one job from a composed configuration; returns the exit code.
 
@@ -32,16 +34,16 @@ def integrate(cfg: Any) -> int:
     from cellfm_torch.commands import cells as files
     from cellfm_torch.commands.fine_tuning import FineTuning
     from cellfm_torch.commands.interrupt import Stopped
+    from cellfm_torch.data.files import one_file
     from cellfm_torch.errors import UserError
     from cellfm_torch.ops.backend import set_backend
 
-    hydra_app.quiet_lightning()
     set_backend(cfg.backend)
     if cfg.method not in ("zero-shot", "finetune"):
         raise UserError(f"method={cfg.method}: choose zero-shot or finetune")
     scorer = chosen_scorer(cfg.scorer)
     check_baselines(cfg.baselines)
-    path = files.one_file(cfg.cells)
+    path = one_file(cfg.cells)
     output = files.output_file(cfg.output, path, "integrated")
     adata = files.read_cells(path)
     batches = column(adata, cfg.batch, "batch", path.name)

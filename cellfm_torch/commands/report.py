@@ -51,7 +51,7 @@ def annotated_file(given: Any) -> Path:
     """
     import h5py
 
-    from cellfm_torch.commands.cells import one_file
+    from cellfm_torch.data.files import one_file
     from cellfm_torch.errors import UserError, examples
 
     names = [given] if isinstance(given, str) else list(given)

@@ -175,7 +175,7 @@ def test_flat() -> None:
         ("nan", [], "only 0 of 240 cells have an embedding"),
         ("truncated", [], "cells.h5ad: is truncated (its end is missing): copy or download it again"),
         ("damaged", [], "cells.h5ad: is damaged or not a valid h5ad"),
-        ("none", [], "there is no such file"),
+        ("none", [], "cells.h5ad: no such file"),
     ],
 )
 def test_mistakes(

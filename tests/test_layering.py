@@ -13,7 +13,7 @@ MOST_LINES = 400
 # A room is a folder of the package or a group of modules at its root. What is not listed is a command (train, cli, the
 # folder of the verbs): it may import every room, and only commands may import it.
 ROOMS = {
-    "base": ("errors", "paths", "batch", "read_depth", "files", "command_line", "memory", "quiet"),
+    "base": ("errors", "paths", "batch", "input_spec", "read_depth", "files", "command_line", "memory", "quiet"),
     "data": ("data",),
     "ops": ("ops",),
     "optim": ("optim", "mindspore_adam"),

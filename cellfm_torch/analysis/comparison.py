@@ -14,10 +14,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cellfm_torch import __version__
-from cellfm_torch.analysis.abundance import Design, design, enrichment, neighbourhoods, signed_share, swapped
+from cellfm_torch.analysis.abundance import Design, design, enrichment, signed_share, swapped
 from cellfm_torch.analysis.columns import ANNDATA, column, counts_of, finite_rows, stored_embedding
 from cellfm_torch.analysis.expression import log_normalised, pca
 from cellfm_torch.analysis.hits import hit_groups, name_neighbourhoods
+from cellfm_torch.analysis.neighbourhoods import neighbourhoods
 from cellfm_torch.errors import UserError, examples, nearest
 
 CONTROLS = ("ctrl", "control", "controls", "healthy", "normal", "untreated", "unstimulated", "vehicle", "dmso", "wt")
@@ -98,7 +99,7 @@ def compare(
         Cells of a neighbourhood besides the one in its middle; None: five for each sample, a donor in a condition, and
         30 at least.
     share
-        Of the cells around which one is laid, see :func:`~cellfm_torch.analysis.abundance.neighbourhoods`.
+        Of the cells around which one is laid, see :func:`~cellfm_torch.analysis.neighbourhoods.neighbourhoods`.
     fdr
         False discovery rate of the hits.
     seed

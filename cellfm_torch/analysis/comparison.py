@@ -210,9 +210,9 @@ def _words(plan: Design, found: dict[str, Found], case: str, control: str, fdr: 
     for name, one in found.items():
         hits = one.tested[one.tested["fdr"] <= fdr]
         more = int((hits["log2_odds"] > 0).sum())
-        text = (
-            f"{name}: {len(hits)} of {len(one.tested)} neighbourhoods, {more} with more {case}, {len(hits) - more} less"
-        )
+        text = f"{name}: {len(hits)} of {len(one.tested)} neighbourhoods differ"
+        if len(hits):
+            text += f", {more} with more {case}, {len(hits) - more} with less"
         if one.control_hits is not None:
             text += f"; {one.control_hits} with the conditions swapped in every other donor (should be none)"
         said.append(text)

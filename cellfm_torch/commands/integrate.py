@@ -85,7 +85,7 @@ def integrate(cfg: Any) -> int:
         shown = {name: x[scored] for name, x in embeddings.items()}
         counts = counts_of(adata, cfg.data.layer, path.name)[scored]
         for name, package in missing(cfg.baselines):
-            console.print(f"left out: {name}, because {package} is not installed", highlight=False)
+            console.print(f"left out: {name}, which takes pip install {package}", highlight=False)
         with console.status("") as status:
             table = score_beside(
                 shown,

@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, capsys: pytest.Captu
     part = path.with_name(path.name + ".part")
     part.symlink_to(tmp_path / "nowhere" / "file")  # refused to root as well, who may write anywhere
     assert cli.main(["report", str(path), "--output", str(tmp_path / "page.html")]) == 0
-    assert "coordinates were not kept" in capsys.readouterr().out
+    assert "UMAP:   could not be kept in" in capsys.readouterr().out
     assert "X_umap" not in anndata.read_h5ad(path).obsm
 
 

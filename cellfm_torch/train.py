@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from cellfm_torch.commands import hydra_app
-from cellfm_torch.errors import UserError
+from cellfm_torch.quiet import quiet_lightning
 
 
+@quiet_lightning()
 def train(cfg: Any) -> int:
     """Run one training job from a composed configuration; returns the exit code.
 
@@ -22,16 +23,16 @@ def train(cfg: Any) -> int:
     from hydra.utils import instantiate
     from rich.console import Console
 
-    hydra_app.quiet_lightning()
     from cellfm_torch.ops.backend import set_backend
 
     set_backend(cfg.backend)
-    from cellfm_torch.commands.interrupt import RandomState, SaveOnStop, Stopped, StopSignals
+    from cellfm_torch.commands.interrupt import Stopped, StopSignals
     from cellfm_torch.commands.run_folder import RunFolder
+    from cellfm_torch.commands.training import fit, make_trainer
 
     console = Console()
     folder = RunFolder(cfg.run_dir)
-    folder.check(cfg)
+    folder.check(cfg, resume=cfg.resume)
     done = folder.finished(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     with StopSignals() as signals:
@@ -40,22 +41,14 @@ def train(cfg: Any) -> int:
         if done is None:
             data = instantiate(cfg.data, _partial_=True)(input_spec=network.input_spec)
             data.setup("fit")
-            callbacks = [*instantiate(cfg.callbacks).values(), RandomState(), SaveOnStop(signals, folder.checkpoint)]
-            trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=list(instantiate(cfg.logger).values()))
-            folder.create(cfg)
-            checkpoint = folder.checkpoint if folder.checkpoint.is_file() else None
+            trainer = make_trainer(cfg, folder, signals, logger=list(instantiate(cfg.logger).values()))
             try:
-                trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+                fit(trainer, task, data, cfg=cfg, folder=folder)
             except Stopped as stop:
                 console.print(f"{stop}; saved in {folder.path}. Go on with the same command and resume=true.")
                 return stop.exit_code
-            except UserError:  # some mistakes show only when training is about to start
-                if trainer.global_step == 0:
-                    folder.withdraw()
-                raise
-            trainer.save_checkpoint(folder.checkpoint)
             network.save_pretrained(folder.model)
-            done = trainer.test(task, datamodule=data, weights_only=True, verbose=False)[0]
+            done = dict(trainer.test(task, datamodule=data, weights_only=True, verbose=False)[0])
             folder.finish(done)
     console.print(task.summary(done))
     console.print(_next_steps(folder.path, cfg), highlight=False, soft_wrap=True)

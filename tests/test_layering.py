@@ -13,7 +13,19 @@ MOST_LINES = 400
 # A room is a folder of the package or a group of modules at its root. What is not listed is a command (train, cli, the
 # folder of the verbs): it may import every room, and only commands may import it.
 ROOMS = {
-    "base": ("errors", "paths", "batch", "read_depth", "files", "job_folder", "command_line", "verbs", "memory"),
+    "base": (
+        "errors",
+        "paths",
+        "batch",
+        "input_spec",
+        "read_depth",
+        "files",
+        "job_folder",
+        "command_line",
+        "verbs",
+        "memory",
+        "quiet",
+    ),
     "data": ("data",),
     "ops": ("ops",),
     "optim": ("optim", "mindspore_adam"),
@@ -37,7 +49,7 @@ MAY_IMPORT = {
     "optim": {"base", "optim"},
     "model": {"base", "data", "ops", "model"},
     "tasks": {"base", "data", "ops", "optim", "model", "tasks"},
-    "plots": {"base", "plots"},
+    "plots": {"base", "plots", "analysis"},
     "analysis": {"base", "analysis", "public"},
     "report": {"base", "plots", "analysis", "report", "public"},
     "callbacks": {"base", "plots", "callbacks"},

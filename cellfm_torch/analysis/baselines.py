@@ -15,13 +15,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
-from cellfm_torch.analysis.expression import log_normalised, variable_genes
+from cellfm_torch.analysis.expression import fitted_pca, log_normalised, variable_genes
 from cellfm_torch.analysis.knn import NearestCells
 from cellfm_torch.analysis.probe import LinearProbe
-
-COMPONENTS = 50
 
 Codes = NDArray[np.integer[Any]]
 Floats = NDArray[np.float64]
@@ -38,7 +35,7 @@ def majority(train: sp.csr_matrix, codes: Codes, cells: sp.csr_matrix, num_class
 def pca_knn(train: sp.csr_matrix, codes: Codes, cells: sp.csr_matrix, num_classes: int, seed: int) -> Floats:
     """Vote among nearest neighbours on 50 principal components of log-normalised variable genes."""
     a, b = _variable(train, cells)
-    pca = PCA(min(COMPONENTS, len(a) - 1, a.shape[1]), svd_solver="randomized", random_state=seed).fit(a)
+    pca = fitted_pca(a, seed=seed)
     return NearestCells(pca.transform(a), codes, num_classes=num_classes).probabilities(pca.transform(b))
 
 

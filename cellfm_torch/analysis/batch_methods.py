@@ -69,7 +69,9 @@ METHODS: dict[str, tuple[str, str | None, Callable[[Cells], NDArray[np.float32]]
     "harmony": ("Harmony", "harmonypy", _harmony),
     "scvi": ("scVI", "scvi", _scvi),
 }
-"""Option: name in tables, package that must be installed, function."""
+"""Option: name in tables, package that is imported, function."""
+
+INSTALLED_AS = {"scvi": "scvi-tools"}
 
 
 def available(option: str) -> bool:
@@ -93,8 +95,9 @@ def check_baselines(options: Iterable[str]) -> None:
 
 
 def missing(options: Iterable[str]) -> list[tuple[str, str]]:
-    """Return (name in tables, package to install) of the methods that cannot run here."""
-    return [(METHODS[option][0], str(METHODS[option][1])) for option in options if not available(option)]
+    """Return (name in tables, what pip installs) of the methods that cannot run here."""
+    absent = [METHODS[option] for option in options if not available(option)]
+    return [(name, INSTALLED_AS.get(str(package), str(package))) for name, package, _ in absent]
 
 
 def score_beside(

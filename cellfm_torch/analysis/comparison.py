@@ -14,10 +14,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cellfm_torch import __version__
-from cellfm_torch.analysis.abundance import Design, design, enrichment, neighbourhoods, signed_share, swapped
+from cellfm_torch.analysis.abundance import Design, design, enrichment, signed_share, swapped
 from cellfm_torch.analysis.columns import ANNDATA, column, counts_of, finite_rows, stored_embedding
 from cellfm_torch.analysis.expression import log_normalised, pca
 from cellfm_torch.analysis.hits import hit_groups, name_neighbourhoods
+from cellfm_torch.analysis.neighbourhoods import neighbourhoods
 from cellfm_torch.errors import UserError, examples, nearest
 
 CONTROLS = ("ctrl", "control", "controls", "healthy", "normal", "untreated", "unstimulated", "vehicle", "dmso", "wt")
@@ -98,7 +99,7 @@ def compare(
         Cells of a neighbourhood besides the one in its middle; None: five for each sample, a donor in a condition, and
         30 at least.
     share
-        Of the cells around which one is laid, see :func:`~cellfm_torch.analysis.abundance.neighbourhoods`.
+        Of the cells around which one is laid, see :func:`~cellfm_torch.analysis.neighbourhoods.neighbourhoods`.
     fdr
         False discovery rate of the hits.
     seed
@@ -209,9 +210,9 @@ def _words(plan: Design, found: dict[str, Found], case: str, control: str, fdr: 
     for name, one in found.items():
         hits = one.tested[one.tested["fdr"] <= fdr]
         more = int((hits["log2_odds"] > 0).sum())
-        text = (
-            f"{name}: {len(hits)} of {len(one.tested)} neighbourhoods, {more} with more {case}, {len(hits) - more} less"
-        )
+        text = f"{name}: {len(hits)} of {len(one.tested)} neighbourhoods differ"
+        if len(hits):
+            text += f", {more} with more {case}, {len(hits) - more} with less"
         if one.control_hits is not None:
             text += f"; {one.control_hits} with the conditions swapped in every other donor (should be none)"
         said.append(text)

@@ -5,17 +5,21 @@ Shapes: B cells, G genes, P components.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
+
 Floats = NDArray[np.float64]
 
 VARIABLE_GENES = 2000
 DISPERSION_BINS = 20
+COMPONENTS = 50
 
 
 def is_counts(matrix: Any) -> bool:
@@ -82,7 +86,9 @@ def most_dispersed(mean: Floats, variance: Floats, number: int) -> NDArray[np.in
     return np.sort(there[np.argsort(-score, kind="stable")[:number]])
 
 
-def pca(x: sp.csr_matrix, *, components: int = 50, genes: int = VARIABLE_GENES, seed: int = 0) -> NDArray[np.float32]:
+def pca(
+    x: sp.csr_matrix, *, components: int = COMPONENTS, genes: int = VARIABLE_GENES, seed: int = 0
+) -> NDArray[np.float32]:
     """Return principal components of the variable genes, not scaled to unit variance.
 
     Parameters
@@ -96,8 +102,12 @@ def pca(x: sp.csr_matrix, *, components: int = 50, genes: int = VARIABLE_GENES, 
     seed
         Of the randomised decomposition.
     """
+    dense = x[:, variable_genes(x, genes)].toarray()
+    return fitted_pca(dense, components=components, seed=seed).transform(dense).astype(np.float32)
+
+
+def fitted_pca(x: NDArray[np.float32], *, components: int = COMPONENTS, seed: int = 0) -> PCA:
+    """Fit principal components (P at most) to dense cells (B, G); `seed` is of the randomised decomposition."""
     from sklearn.decomposition import PCA
 
-    dense = x[:, variable_genes(x, genes)].toarray()
-    fitted = PCA(min(components, *(np.array(dense.shape) - 1)), svd_solver="randomized", random_state=seed)
-    return fitted.fit_transform(dense).astype(np.float32)
+    return PCA(min(components, len(x) - 1, x.shape[1]), svd_solver="randomized", random_state=seed).fit(x)

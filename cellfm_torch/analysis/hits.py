@@ -13,8 +13,8 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cellfm_torch.analysis.abundance import Neighbourhoods
 from cellfm_torch.analysis.markers import top_genes
+from cellfm_torch.analysis.neighbourhoods import Neighbourhoods
 
 MIXED = "mixed"
 PURE = 0.7

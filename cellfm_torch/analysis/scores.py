@@ -12,6 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cellfm_torch.errors import UserError
+
+Words = Sequence[Any] | NDArray[Any]
 Codes = NDArray[np.integer[Any]]
 
 RARE_SHARE = 0.05
@@ -48,14 +51,72 @@ def per_class(confusion: NDArray[np.int64], names: Sequence[str]) -> pd.DataFram
     return frame[(frame["cells"] > 0) | (frame["predicted"] > 0)]
 
 
-def calibration_error(true: Codes, probabilities: NDArray[np.floating[Any]], *, bins: int = BINS) -> float:
-    """Return the expected calibration error: |share right - mean probability| over bins of the largest probability."""
-    best, sure = probabilities.argmax(1), probabilities.max(1)
-    right = best == true
-    which = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
-    sizes = np.bincount(which, minlength=bins)
-    gaps = np.abs(np.bincount(which, weights=right - sure, minlength=bins))
-    return float(gaps.sum() / max(1, sizes.sum()))
+def _same_length(what: str, **columns: Any) -> None:
+    sizes = {name: len(values) for name, values in columns.items()}
+    if len(set(sizes.values())) > 1 or not max(sizes.values()):
+        text = ", ".join(f"{number} of {name}" for name, number in sizes.items())
+        raise UserError(f"{what}: needs one value per cell of each, got {text}")
+
+
+def confusion_counts(truth: Words, predicted: Words) -> pd.DataFrame:
+    """Count cells by true (rows) and predicted class (columns); classes of both in alphabetical order, then others.
+
+    Columns that are no true class, such as "unknown", come last; true classes never predicted get a column of zeros.
+
+    Raises
+    ------
+    UserError
+        If there is not one prediction per cell, or no cell.
+    """
+    _same_length("confusion matrix", truth=truth, predicted=predicted)
+    table = pd.crosstab(pd.Series(list(truth), dtype=str), pd.Series(list(predicted), dtype=str))
+    rows = sorted(table.index)
+    columns = [*rows, *sorted(set(table.columns) - set(rows))]
+    table = table.reindex(index=rows, columns=columns, fill_value=0)
+    return table.rename_axis(index="truth", columns="predicted")
+
+
+def class_scores(truth: Words, predicted: Words) -> pd.DataFrame:
+    """Return F1, precision, recall and number of cells of each true class by name, most frequent first.
+
+    Raises
+    ------
+    UserError
+        If there is not one prediction per cell, or no cell.
+    """
+    counts = confusion_counts(truth, predicted)
+    square = counts.reindex(index=counts.columns, fill_value=0)  # nothing is truly "unknown"
+    table = per_class(square.to_numpy(), list(square.index))
+    table = table[table["cells"] > 0].sort_values("cells", ascending=False, kind="stable")
+    return table[["f1", "precision", "recall", "cells"]]
+
+
+def calibration(probability: Any, correct: Any, *, bins: int = BINS) -> tuple[float, NDArray[np.float64]]:
+    """Return the expected calibration error, and by bin: mean probability, share correct, cells (bins, 3).
+
+    The error is the mean over cells of |share right - mean probability| of their bin. Bins are of equal width
+    between 0 and 1, the upper end within; empty ones are left out.
+
+    Parameters
+    ----------
+    probability : (n,)
+        Of the predicted class.
+    correct : (n,) bool
+
+    Raises
+    ------
+    UserError
+        If there is not one probability per cell, or no cell.
+    """
+    p, right = np.asarray(probability, dtype=float), np.asarray(correct, dtype=bool)
+    _same_length("calibration", probabilities=p, outcomes=right)
+    which = np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1)
+    number = np.bincount(which, minlength=bins)
+    there = number > 0
+    mean = np.bincount(which, p, minlength=bins)[there] / number[there]
+    share = np.bincount(which, right, minlength=bins)[there] / number[there]
+    error = float((np.abs(mean - share) * number[there]).sum() / len(p))
+    return error, np.stack([mean, share, number[there]], axis=1)
 
 
 def scores(
@@ -85,7 +146,7 @@ def scores(
         "accuracy": float(np.diag(confusion).sum() / confusion.sum()),
         "macro_f1": float(table["f1"].mean()),
         "weighted_f1": float(np.average(table["f1"], weights=table["cells"])),
-        "calibration_error": calibration_error(true, probabilities),
+        "calibration_error": calibration(probabilities.max(1), probabilities.argmax(1) == true)[0],
         "rare_f1": float(table["f1"][of_rare].mean()) if of_rare.any() else float("nan"),
         "cells": float(len(true)),
     }

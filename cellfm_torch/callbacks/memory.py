@@ -1,4 +1,4 @@
-"""Callbacks that fit training to the device: activation checkpointing, tokens per batch, precision of its products.
+"""Callbacks that fit training to the memory: activation checkpointing, tokens per batch, memory kept between steps.
 
 They know nothing of our tasks. Where something must be found out, they try a step before training starts.
 """
@@ -231,42 +231,3 @@ def _too_large(least: int, missing: str) -> str:
         f"data.token_budget=auto: two of the longest cells ({least:,} tokens a batch) need {missing}: lower "
         "data.max_genes or model.config.max_genes, or set callbacks.activation_checkpointing.policy=all"
     )
-
-
-class MatmulPrecision(Callback):
-    """Set how precisely a CUDA device multiplies float32 matrices, for the time of the run; elsewhere nothing changes.
-
-    Parameters
-    ----------
-    precision
-        ``"highest"``: float32. ``"high"``: TF32, 10 bits of mantissa, several times faster. ``"medium"``: bfloat16, 7
-        bits. Products that autocast takes in half precision are not concerned.
-
-    Raises
-    ------
-    UserError
-        For another word.
-    """
-
-    CHOICES = ("highest", "high", "medium")
-
-    def __init__(self, precision: str = "highest") -> None:
-        if precision not in self.CHOICES:
-            raise UserError(
-                f"callbacks.matmul_precision.precision={precision}: choose {', '.join(self.CHOICES)}"
-                f"{nearest(str(precision), self.CHOICES)}"
-            )
-        self.precision = precision
-        self._before: str | None = None
-
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Set it."""
-        if trainer.strategy.root_device.type == "cuda" and self._before is None:
-            self._before = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision(self.precision)
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Set it back."""
-        if self._before is not None:
-            torch.set_float32_matmul_precision(self._before)
-            self._before = None

@@ -11,10 +11,12 @@ from typing import Any
 
 from cellfm_torch import __version__
 from cellfm_torch.commands import hydra_app
+from cellfm_torch.quiet import quiet_lightning
 
 TABLES = ("scores", "per_class", "confusion")
 
 
+@quiet_lightning()
 def annotate(cfg: Any) -> int:
     """Run one job from a composed configuration; returns the exit code.
 
@@ -30,13 +32,12 @@ def annotate(cfg: Any) -> int:
     from cellfm_torch.annotation.job import Job, others
     from cellfm_torch.annotation.methods import METHODS, check_method
 
-    hydra_app.quiet_lightning()
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     check_method(options["method"])
     results, output = _places(options)
     console = Console()
     job = Job.read(options)
-    console.print(f"{options['method']}: {METHODS[options['method']]}", highlight=False, soft_wrap=True)
+    console.print(f"method {options['method']}: {METHODS[options['method']]}", highlight=False, soft_wrap=True)
     comparison = Comparison(job.question, options["method"], job.embeddings, job.fit_options, others(options))
     seeds = options["seeds"]
     if job.plan(seeds[0]):
@@ -46,7 +47,7 @@ def annotate(cfg: Any) -> int:
             say=lambda line: console.print(line, style="dim", highlight=False),
             keep=lambda tables: _write_tables(tables, results),  # as soon as there are any: training takes long
         )
-        console.print(_table(found.summary()))
+        console.print(_table(found.summary(), several=len(seeds) > 1))
     if output is not None:
         fitted = comparison.whole or job.fit(seeds[0])
         labelled = job.label_query(fitted, version=__version__)
@@ -57,8 +58,10 @@ def annotate(cfg: Any) -> int:
             f"unknown: {unknown.sum():,} of {len(unknown):,} cells; of held-out reference cells "
             f"{fitted.rejection.false_rejections:.1%} were rejected by mistake",
             highlight=False,
+            soft_wrap=True,
         )
-        console.print(f"labels:  {output}: obs cellfm_label, cellfm_probability, cellfm_runner_up, cellfm_unknown")
+        columns = "cellfm_label, cellfm_probability, cellfm_runner_up, cellfm_unknown"
+        console.print(f"labels:  {output}, obs {columns}", highlight=False, soft_wrap=True)
     _write_settings(options | {"version": __version__} | job.about(), results / "settings.json")
     console.print(f"results: {results}", highlight=False, soft_wrap=True)
     return 0
@@ -103,11 +106,11 @@ def _write_cells(adata: Any, path: Path) -> None:
         adata.write_h5ad(part)
 
 
-def _table(summary: Any) -> Any:
+def _table(summary: Any, *, several: bool) -> Any:
     """Return the summary for people: mean, and standard deviation over seeds where there are several."""
     from rich.table import Table
 
-    title = "Cells of learned types: mean ± standard deviation over seeds"
+    title = "Cells of learned types" + (": mean ± standard deviation over seeds" if several else "")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     columns = {
         "accuracy": "accuracy",

@@ -12,25 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellfm_torch.analysis.columns import EMBEDDING, stored_embedding
-from cellfm_torch.errors import UserError, examples, shortened
+from cellfm_torch.errors import UserError
 from cellfm_torch.files import written_beside
-
-
-def one_file(given: Any) -> Path:
-    """Return the one h5ad file that was named.
-
-    Raises
-    ------
-    UserError
-        If there is none, several, or something else.
-    """
-    names = [given] if isinstance(given, str) else list(given)
-    if len(names) != 1:
-        raise UserError(f"give one h5ad file, not {len(names)} ({examples(names)})")
-    path = Path(names[0]).expanduser()
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
-    return path
 
 
 def read_cells(path: Path) -> Any:
@@ -39,16 +22,14 @@ def read_cells(path: Path) -> Any:
     Raises
     ------
     UserError
-        If anndata cannot.
+        If it is damaged or something else, or has no cells.
     """
     import anndata
 
-    try:
+    from cellfm_torch.data.sources.damage import damage_named
+
+    with damage_named(path):
         adata = anndata.read_h5ad(path)
-    except Exception as problem:
-        # anndata passes on whatever h5py, numpy or pandas say of a damaged file.
-        reason = shortened(str(problem) or type(problem).__name__, longest=120)
-        raise UserError(f"{path}: cannot be read as an h5ad file ({reason})") from None
     if adata.n_obs == 0:
         raise UserError(f"{path}: has no cells")
     return adata
@@ -63,10 +44,8 @@ def embed(adata: Any, folder: str | None, source: str, **reading: Any) -> NDArra
         If there is neither a folder nor an embedding.
     """
     if folder is not None:
-        from cellfm_torch.commands.hydra_app import quiet_lightning
         from cellfm_torch.embedding import embed as embed_cells
 
-        quiet_lightning()  # once Lightning is there: importing it resets what it says
         embed_cells(adata, folder, **reading)
     elif EMBEDDING not in adata.obsm:
         raise UserError(f"{source} has no obsm['{EMBEDDING}']: embed it first (cellfm embed), or give --model FOLDER")

@@ -23,9 +23,10 @@ def compare(cfg: Any) -> int:
 
     from cellfm_torch.analysis import comparison
     from cellfm_torch.commands import cells as files
+    from cellfm_torch.data.files import one_file
     from cellfm_torch.plots.cells import umap_coordinates
 
-    path = files.one_file(cfg.cells)
+    path = one_file(cfg.cells)
     output = files.output_file(cfg.output, path, "compared")
     adata = files.read_cells(path)
     # What is wrong with the columns shows before any work.

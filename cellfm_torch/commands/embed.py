@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from cellfm_torch.commands import hydra_app
-from cellfm_torch.errors import UserError
+from cellfm_torch.quiet import quiet_lightning
 
 
+@quiet_lightning()
 def run(cfg: Any) -> int:
     """Run one job from a composed configuration; returns the exit code.
 
@@ -19,18 +19,16 @@ def run(cfg: Any) -> int:
     UserError
         For what the user can put right.
     """
+    from lightning.pytorch.utilities import rank_zero_only
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    hydra_app.quiet_lightning()
-    from lightning.pytorch.utilities import rank_zero_only
-
+    from cellfm_torch.data.files import one_file
     from cellfm_torch.embedding import embed
     from cellfm_torch.embedding.record import NONE, WARNING_COLUMN
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    given = options.pop("cells")
-    cells = Path(one_of(given if isinstance(given, list) else [given])).expanduser()
+    cells = one_file(options.pop("cells"))
     output = options.pop("output")
     if output is None:
         output = cells.with_name(f"{cells.name.removesuffix('.gz').rsplit('.', 1)[0]}_cellfm.h5ad")
@@ -57,13 +55,6 @@ def run(cfg: Any) -> int:
     )
     adata.file.close()
     return 0
-
-
-def one_of(words: list[str]) -> str:
-    """Return the one file that was given."""
-    if len(words) != 1:
-        raise UserError(f"{len(words)} files of cells ({', '.join(words)}): embed them one at a time")
-    return str(words[0])
 
 
 def main(overrides: Sequence[str] | None = None) -> int:

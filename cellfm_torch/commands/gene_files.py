@@ -5,27 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cellfm_torch.errors import UserError, examples
+from cellfm_torch.errors import UserError
 from cellfm_torch.files import written_beside
-
-
-def one_cells(given: Any) -> Path | None:
-    """Return the one file of cells that was named; None where there is none.
-
-    Raises
-    ------
-    UserError
-        If there are several, or it does not exist.
-    """
-    names = [] if given is None else [given] if isinstance(given, str) else list(given)
-    if not names:
-        return None
-    if len(names) > 1:
-        raise UserError(f"give one file of cells, not {len(names)} ({examples(names)})")
-    path = Path(names[0]).expanduser()
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file")
-    return path
 
 
 def new_file(given: str | None, default: str, suffix: str, option: str, *, overwrite: bool) -> Path:

@@ -22,13 +22,14 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import new_file, one_cells, write_genes, write_table
+    from cellfm_torch.commands.gene_files import new_file, write_genes, write_table
+    from cellfm_torch.data.files import one_file
     from cellfm_torch.gene_tasks.embeddings import gene_embeddings
     from cellfm_torch.gene_tasks.embeddings.table import embedding_table
 
-    hydra_app.quiet_lightning()
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    cells, overwrite = one_cells(options.pop("cells")), options["overwrite"]
+    given, overwrite = options.pop("cells"), options["overwrite"]
+    cells = one_file(given) if given else None
     default = "genes.h5ad" if cells is None else f"{cells.stem}_genes.h5ad"
     output = new_file(options.pop("output"), default, ".h5ad", "output", overwrite=overwrite)
     parquet = options.pop("parquet")

@@ -22,16 +22,13 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import one_cells, results_folder, write_genes, write_table
-    from cellfm_torch.errors import UserError
+    from cellfm_torch.commands.gene_files import results_folder, write_genes, write_table
+    from cellfm_torch.data.files import one_file
     from cellfm_torch.gene_tasks.specificity import specific_genes
     from cellfm_torch.gene_tasks.specificity.run import check_biotype
 
-    hydra_app.quiet_lightning()
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    cells, model = one_cells(options.pop("cells")), options.pop("model_folder")
-    if cells is None:
-        raise UserError("name a file of cells")
+    cells, model = one_file(options.pop("cells")), options.pop("model_folder")
     results = results_folder(options.pop("results"), overwrite=options["overwrite"])
     biotype, top, fdr = options.pop("biotype"), options.pop("top"), options.pop("fdr")
     reading = options.pop("data") | {"genes": options.pop("genes")}

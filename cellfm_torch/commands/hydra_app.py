@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -79,29 +80,16 @@ def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> 
     # Hydra's own reporting prints a stack and exits with 1; with this variable it raises instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     saved, sys.argv = sys.argv, [sys.argv[0], *overrides]
+    formatted = warnings.formatwarning
+    # A user is told what, not the line of code that said so.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         hydra.main(version_base="1.3", config_path=str(paths.CONF), config_name=config)(task)()
     except (HydraException, OmegaConfBaseException) as problem:
         return _complain(explain(problem, config=config))
     finally:
-        sys.argv = saved
+        sys.argv, warnings.formatwarning = saved, formatted
     return result
-
-
-def quiet_lightning() -> None:
-    """Silence what Lightning says of itself (missing devices, tips, deprecations), and print warnings as one line."""
-    import logging
-    import warnings
-
-    import lightning.pytorch  # noqa: F401  (sets the levels of its loggers when it is imported)
-
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # A user is told what, not the line of code that said so.
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run
 
 
 def _check_values(cfg: Any, *, config: str, overrides: Sequence[str]) -> None:

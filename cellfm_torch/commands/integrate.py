@@ -10,11 +10,13 @@ from typing import Any
 
 from cellfm_torch import __version__
 from cellfm_torch.commands import hydra_app
+from cellfm_torch.quiet import quiet_lightning
 
 ZERO_SHOT = "CellFM, zero-shot"
 FINE_TUNED = "CellFM, fine-tuned"
 
 
+@quiet_lightning()
 def integrate(cfg: Any) -> int:
     """Run one job from a composed configuration; returns the exit code.
 
@@ -23,26 +25,25 @@ def integrate(cfg: Any) -> int:
     UserError
         For what the user can put right.
     """
-    import lightning.pytorch as pl
     import numpy as np
-    from hydra.utils import instantiate
     from rich.console import Console
 
     from cellfm_torch.analysis.batch_methods import check_baselines, missing, score_beside
     from cellfm_torch.analysis.columns import EMBEDDING, column, counts_of, finite_rows
     from cellfm_torch.analysis.integration import chosen_scorer
     from cellfm_torch.commands import cells as files
+    from cellfm_torch.commands.fine_tuning import FineTuning
+    from cellfm_torch.commands.interrupt import Stopped
+    from cellfm_torch.data.files import one_file
     from cellfm_torch.errors import UserError
-    from cellfm_torch.model.loading import load_model
     from cellfm_torch.ops.backend import set_backend
 
-    hydra_app.quiet_lightning()
     set_backend(cfg.backend)
     if cfg.method not in ("zero-shot", "finetune"):
         raise UserError(f"method={cfg.method}: choose zero-shot or finetune")
     scorer = chosen_scorer(cfg.scorer)
     check_baselines(cfg.baselines)
-    path = files.one_file(cfg.cells)
+    path = one_file(cfg.cells)
     output = files.output_file(cfg.output, path, "integrated")
     adata = files.read_cells(path)
     batches = column(adata, cfg.batch, "batch", path.name)
@@ -51,16 +52,18 @@ def integrate(cfg: Any) -> int:
     labels = None if cfg.label is None else column(adata, cfg.label, "label", path.name, gaps=True)
     if labels is not None and len(set(labels) - {None}) < 2:
         raise UserError(f"label={cfg.label}: {path.name} has fewer than two types of cells; scores need two")
-    task = None
-    if cfg.method == "finetune":  # what is wrong with its options shows before any work
-        pl.seed_everything(cfg.seed, workers=True, verbose=False)
-        task = instantiate(cfg.task, _partial_=True)(load_model(cfg.model_folder), recipe=instantiate(cfg.optim))
+    # What is wrong with its options shows before any work.
+    tuning = FineTuning(cfg, path, output) if cfg.method == "finetune" else None
     reading = {key: cfg.data[key] for key in ("layer", "counts")} | {"genes": dict(cfg.genes)}
     console = Console()
     embeddings = {ZERO_SHOT: files.embed(adata, cfg.model_folder, path.name, **reading)}
-    if task is not None:
-        losses = _fine_tune(cfg, adata, task)
-        task.network.save_pretrained(folder := files.beside(output, "model"))
+    if tuning is not None:
+        try:
+            losses = tuning.run(adata, console)
+        except Stopped as stop:
+            console.print(f"{stop}, which is saved: the same command goes on", highlight=False)
+            return stop.exit_code
+        tuning.task.network.save_pretrained(folder := files.beside(output, "model"))
         console.print(f"model:  {folder} ({losses})", highlight=False, soft_wrap=True)
         embeddings[FINE_TUNED] = files.embed(adata, str(folder), path.name, verbose=False, **reading)
     finite = finite_rows(adata.obsm[EMBEDDING], path.name)
@@ -72,7 +75,7 @@ def integrate(cfg: Any) -> int:
         "batch": cfg.batch,
         "seed": cfg.seed,
     }
-    if cfg.method == "finetune":
+    if tuning is not None:
         settings["recipe"] = {"epochs": cfg.trainer.max_epochs, "lr": cfg.optim.lr, "task": dict(cfg.task)}
     table = None
     if labels is None:
@@ -82,7 +85,7 @@ def integrate(cfg: Any) -> int:
         shown = {name: x[scored] for name, x in embeddings.items()}
         counts = counts_of(adata, cfg.data.layer, path.name)[scored]
         for name, package in missing(cfg.baselines):
-            console.print(f"left out: {name}, because {package} is not installed", highlight=False)
+            console.print(f"left out: {name}, which takes pip install {package}", highlight=False)
         with console.status("") as status:
             table = score_beside(
                 shown,
@@ -99,23 +102,10 @@ def integrate(cfg: Any) -> int:
         _say(console, table)
     adata.uns["cellfm_integrate"] = json.dumps(settings, default=str)
     files.write_cells(adata, output)
+    if tuning is not None:
+        tuning.remove()
     _next_steps(console, output, table is not None)
     return 0
-
-
-def _fine_tune(cfg: Any, adata: Any, task: Any) -> str:
-    """Train on the cells; returns a few words about the losses."""
-    from hydra.utils import instantiate
-
-    from cellfm_torch.callbacks import RunProgress
-
-    data = instantiate(cfg.data, _partial_=True)(path=adata, input_spec=task.network.input_spec, verbose=False)
-    data.setup("fit")
-    trainer = instantiate(cfg.trainer, callbacks=[RunProgress()], logger=False)
-    before = trainer.validate(task, datamodule=data, verbose=False)[0]["val_loss"]
-    trainer.fit(task, datamodule=data)
-    after = trainer.validate(task, datamodule=data, verbose=False)[0]["val_loss"]
-    return f"held-out loss {before:.4f} before, {after:.4f} after {trainer.global_step:,} steps"
 
 
 def _save_table(table: Any, output: Path, title: str) -> None:

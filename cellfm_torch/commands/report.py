@@ -51,7 +51,7 @@ def annotated_file(given: Any) -> Path:
     """
     import h5py
 
-    from cellfm_torch.commands.cells import one_file
+    from cellfm_torch.data.files import one_file
     from cellfm_torch.errors import UserError, examples
 
     names = [given] if isinstance(given, str) else list(given)
@@ -75,15 +75,15 @@ def _save(path: Path, coordinates: Any, console: Any) -> None:
 
     from cellfm_torch.files import written_beside
 
+    plain: dict[str, Any] = {"highlight": False, "soft_wrap": True}
     try:
         with written_beside(path) as part:
             shutil.copyfile(path, part)
             with h5py.File(part, "r+") as file:
                 write_elem(file.require_group("obsm"), "X_umap", coordinates)
+        console.print(f"UMAP:   kept in {path}, obsm['X_umap']; save_umap=false leaves the file alone", **plain)
     except OSError as problem:
-        console.print(
-            f"coordinates were not kept in {path}: {problem.strerror or problem}", highlight=False, soft_wrap=True
-        )
+        console.print(f"UMAP:   could not be kept in {path}: {problem.strerror or problem}", **plain)
 
 
 def main(overrides: Sequence[str] | None = None) -> int:

@@ -38,6 +38,10 @@ class RunFolder:
     ----------
     path
         Need not exist yet.
+    free
+        Options that may change between a run and its continuation; names that begin so.
+    instead
+        What to do where the folder holds another run.
 
     Attributes
     ----------
@@ -45,21 +49,25 @@ class RunFolder:
         config.yaml (resolved), checkpoints/last.ckpt, metrics.json and the model folder inside it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self, path: str | Path, *, free: tuple[str, ...] = FREE, instead: str = "give another run_dir"
+    ) -> None:
         self.path = Path(path)
+        self.free = free
+        self.instead = instead
         self.config_file = self.path / "config.yaml"
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.metrics_file = self.path / "metrics.json"
         self.model = self.path / "model"
         self._is_new = False
 
-    def check(self, cfg: DictConfig) -> None:
+    def check(self, cfg: DictConfig, *, resume: bool) -> None:
         """Refuse a folder that this run must not write to. Writes nothing.
 
         Raises
         ------
         UserError
-            If the folder holds another run, or this one without ``resume=true``, or something that is no run.
+            If the folder holds another run, or this one without `resume`, or something that is no run.
         """
         if self.path.is_file():
             raise UserError(f"run_dir={self.path} is a file; give a folder")
@@ -68,12 +76,13 @@ class RunFolder:
                 raise UserError(f"run_dir={self.path} is not empty and holds no run; give another folder")
             return
         old, new = _flat(OmegaConf.to_container(OmegaConf.load(self.config_file))), _flat(resolved(cfg))
-        changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and not k.startswith(FREE)]
+        both = sorted(old.keys() | new.keys())
+        changed = [k for k in both if old.get(k) != new.get(k) and not k.startswith(self.free)]
         if changed:
             details = ", ".join(f"{k}={old.get(k)} there, {new.get(k)} now" for k in changed[:3])
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            raise UserError(f"run_dir={self.path} already holds another run ({details}{more}); give another run_dir")
-        if not cfg.resume:
+            raise UserError(f"run_dir={self.path} already holds another run ({details}{more}); {self.instead}")
+        if not resume:
             raise UserError(
                 f"run_dir={self.path} already holds this run: go on with resume=true, or use another run_dir"
             )
@@ -99,6 +108,10 @@ class RunFolder:
         """Remove a folder that :meth:`create` has made for a run that never started."""
         if self._is_new:
             shutil.rmtree(self.path)
+
+    def remove(self) -> None:
+        """Remove the folder and what the run has left there."""
+        shutil.rmtree(self.path)
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Record the final metrics; a folder with metrics.json is a finished run."""

@@ -143,7 +143,7 @@ def too_large(entries: Sequence[Input], options: ReadOptions) -> bool:
     It is its memory that counts, not what is free, so that all processes of a run and all runs decide alike.
     """
     most = MOST_MEMORY * total_memory()
-    files = [entry.path for entry in entries if entry.path.is_file()]
+    files = [entry.path for entry in entries if entry.adata is None and entry.path.is_file()]
     if MOST_RATIO * sum(path.stat().st_size for path in files) <= most:
         return False
     return ENTRY_BYTES * sum(stored_counts(path, options.layer) for path in files) > most

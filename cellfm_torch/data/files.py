@@ -15,12 +15,9 @@ from anndata import AnnData
 
 from cellfm_torch.data.sources.formats import is_cell_folder
 from cellfm_torch.data.sources.text import read_header
-from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.errors import UserError, examples, nearest
 
 PathLike = str | os.PathLike[str]
-
-Given: TypeAlias = str | os.PathLike[str] | AnnData
-"""A path, a glob, a manifest, or cells in memory."""
 
 PATH_COLUMN = "path"
 """Column of a manifest with the files; the others are annotations of their cells."""
@@ -36,7 +33,7 @@ class Input:
     Attributes
     ----------
     path : Path
-        For cells in memory what messages call them.
+        Of cells in memory what messages call them.
     obs : dict
         Annotations that a manifest gives to all of its cells.
     adata : AnnData, optional
@@ -48,9 +45,13 @@ class Input:
     adata: AnnData | None = None
 
 
+Given: TypeAlias = str | os.PathLike[str] | AnnData | Input
+"""A path, a glob, a manifest, or cells in memory, whose place is known or not."""
+
+
 def as_list(given: Given | Iterable[Given]) -> list[Given]:
     """Return a list of what was given, one or several."""
-    return [given] if isinstance(given, str | os.PathLike | AnnData) else list(given)
+    return [given] if isinstance(given, str | os.PathLike | AnnData | Input) else list(given)
 
 
 def find_inputs(path: Given | Iterable[Given]) -> list[Input]:
@@ -69,6 +70,9 @@ def find_inputs(path: Given | Iterable[Given]) -> list[Input]:
             name = Path("AnnData" if len(given) == 1 else f"AnnData {number}")
             found[name] = Input(name, adata=item)
             continue
+        if isinstance(item, Input):
+            found[item.path] = item
+            continue
         for file in _expand(Path(item).expanduser()):
             for entry in _read_manifest(file) if is_manifest(file) else [Input(file)]:
                 found.setdefault(entry.path, entry)
@@ -80,6 +84,20 @@ def find_inputs(path: Given | Iterable[Given]) -> list[Input]:
 def find_files(path: Given | Iterable[Given]) -> list[Path]:
     """Return the paths of :func:`find_inputs`."""
     return [entry.path for entry in find_inputs(path)]
+
+
+def one_file(given: PathLike | Iterable[PathLike]) -> Path:
+    """Return the one file that a path, or a list of one, stands for.
+
+    Raises
+    ------
+    UserError
+        If there is none, or there are several.
+    """
+    found = find_files(given)
+    if len(found) != 1:
+        raise UserError(f"give one file of cells, not {len(found)} ({examples(found, most=2, longest=80)})")
+    return found[0]
 
 
 def _expand(path: Path) -> list[Path]:

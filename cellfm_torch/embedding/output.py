@@ -20,7 +20,9 @@ from anndata.io import read_elem, write_elem
 from numpy.typing import NDArray
 
 from cellfm_torch.data.sources.base import CellFile
+from cellfm_torch.data.sources.damage import damage_named
 from cellfm_torch.data.sources.formats import open_file
+from cellfm_torch.data.sources.probe import look_at
 from cellfm_torch.embedding.parts import Parts
 from cellfm_torch.files import written_beside
 
@@ -113,18 +115,30 @@ def _is_h5ad(path: Path, *, of_now: bool = True) -> bool:
     """Whether a file is an h5ad: one of anndata 0.7 or later, whose tables are groups, or any."""
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
+    with damage_named(path):
+        look_at(path)
     with h5py.File(path) as file:
         tables = [file.get(name) for name in ("obs", "var")]
         kinds = h5py.Group if of_now else h5py.Group | h5py.Dataset
         return "mod" not in file and all(isinstance(table, kinds) for table in tables)
 
 
+def is_anndata(source: Path) -> bool:
+    """Whether a file is an AnnData, of which :func:`read` gives all there is."""
+    return source.suffix == ".zarr" or _is_h5ad(source, of_now=False)
+
+
 def read(source: Path) -> anndata.AnnData:
-    """Read a file of any known format into memory: all of an AnnData, the main matrix and its tables of others."""
-    if _is_h5ad(source, of_now=False):
-        return anndata.read_h5ad(source)
-    if source.suffix == ".zarr":
-        return anndata.read_zarr(source)
+    """Read a file of any known format into memory: all of an AnnData, the main matrix and its tables of others.
+
+    Raises
+    ------
+    UserError
+        If it is damaged.
+    """
+    if is_anndata(source):
+        with damage_named(source):
+            return anndata.read_zarr(source) if source.suffix == ".zarr" else anndata.read_h5ad(source)
     file: CellFile = open_file(source, lambda _: True)
     try:
         matrix, var = file.matrix(None)

@@ -5,9 +5,7 @@ Shapes: n cells, C width of a cell embedding.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,17 +14,18 @@ import numpy as np
 from anndata import AnnData, read_h5ad
 from rich.console import Console
 
-from cellfm_torch.data.files import find_files
+from cellfm_torch.data.files import Given, Input, one_file
 from cellfm_torch.data.fingerprint import fingerprint
 from cellfm_torch.data.module import CellDataModule
 from cellfm_torch.embedding.callbacks import EmbedProgress, PartWriter
 from cellfm_torch.embedding.compute import EmbedTask, Functions
-from cellfm_torch.embedding.output import Result, read, write_h5ad
+from cellfm_torch.embedding.output import Result, is_anndata, read, write_h5ad
 from cellfm_torch.embedding.parts import FolderParts, MemoryParts
 from cellfm_torch.embedding.plan import estimate
 from cellfm_torch.embedding.record import cell_columns, record, weights_of
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.model.loading import Backbone, load_model
+from cellfm_torch.quiet import quiet_lightning
 
 FILTERS = ("min_genes", "max_genes", "min_counts", "max_counts", "max_mito")
 
@@ -111,7 +110,7 @@ def embed(
     names = [outputs] if isinstance(outputs, str) else list(outputs)
     if wrong := [name for name in FILTERS if name in reading]:
         raise UserError(f"{wrong[0]}: embedding keeps all cells: filter before, or by obs['cellfm_genes'] afterwards")
-    source = None if isinstance(adata, AnnData) else _one_file(adata)
+    source = None if isinstance(adata, AnnData) else one_file(adata)
     target = None if output is None else _target(Path(output).expanduser(), overwrite=overwrite)
     if target is not None and source is None:
         raise UserError("output: is for cells in a file; write this AnnData with its write_h5ad instead")
@@ -120,8 +119,13 @@ def embed(
     folder = None if isinstance(model, Backbone) else Path(model).expanduser()
     network = model if isinstance(model, Backbone) else load_model(model)
     functions = _functions(network, names, int8=int8)
+    cells: Given = adata if source is None else source
+    found = adata if isinstance(adata, AnnData) else None
+    if source is not None and target is None and reading.get("stream") is not True and is_anndata(source):
+        found = read(source)  # all of it is wanted in the end: it need not be read for its counts before
+        cells = Input(source, adata=found)
     data = CellDataModule(
-        adata if source is None else source,
+        cells,
         input_spec=network.input_spec.sampling(sample_genes),
         token_budget=token_budget,
         num_workers=num_workers,
@@ -149,7 +153,7 @@ def embed(
         callbacks: list[pl.Callback] = [PartWriter(parts)]
         if verbose:
             callbacks.append(EmbedProgress(done, done + len(wanted)))
-        with _quiet():
+        with quiet_lightning():
             trainer = _trainer(callbacks=callbacks, accelerator=accelerator, devices=devices, strategy=strategy)
             if verbose and trainer.is_global_zero:
                 _say(estimate(network, functions, data, device=trainer.strategy.root_device), done)
@@ -170,23 +174,10 @@ def embed(
         write_h5ad(source, target, result)
         cast(FolderParts, parts).remove()
         return read_h5ad(target, backed="r")
-    found = adata if isinstance(adata, AnnData) else read(cast(Path, source))
+    if found is None:
+        found = read(cast(Path, source))
     result.add_to(found)
     return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning from saying which devices there are and what else one could install."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _trainer(**options: Any) -> pl.Trainer:
@@ -204,13 +195,6 @@ def _trainer(**options: Any) -> pl.Trainer:
 def _say(line: str, done: int) -> None:
     already = f"; {done:,} cells are done already" if done else ""
     Console().print(line + already, highlight=False, soft_wrap=True)
-
-
-def _one_file(path: str | Path) -> Path:
-    files = find_files(path)
-    if len(files) != 1:
-        raise UserError(f"{path}: stands for {len(files)} files: embed them one at a time")
-    return files[0]
 
 
 def _target(output: Path, *, overwrite: bool) -> Path:

@@ -7,12 +7,11 @@ Shapes: B cells, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cellfm_torch.analysis.scores import BINS, Words, calibration, confusion_counts
 from cellfm_torch.errors import UserError
 from cellfm_torch.plots.cells import PALETTE, axis_of
 
@@ -20,38 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-Words = Sequence[Any] | NDArray[Any]
-BINS = 15
-"""Of probabilities, of equal width, for the calibration error (arXiv 1706.04599)."""
-
 METRICS = {"f1": "F1", "precision": "precision", "recall": "recall"}
-
-
-def _same_length(what: str, **columns: Any) -> None:
-    sizes = {name: len(values) for name, values in columns.items()}
-    if len(set(sizes.values())) > 1 or not max(sizes.values()):
-        text = ", ".join(f"{number} of {name}" for name, number in sizes.items())
-        raise UserError(f"{what}: needs one value per cell of each, got {text}")
-
-
-def confusion_counts(truth: Words, predicted: Words) -> pd.DataFrame:
-    """Count cells by true (rows) and predicted class (columns); classes of both in alphabetical order, then others.
-
-    Columns that are no true class, such as "unknown", come last; true classes never predicted get a column of zeros.
-
-    Raises
-    ------
-    UserError
-        If there is not one prediction per cell, or no cell.
-    """
-    import pandas as pd
-
-    _same_length("confusion matrix", truth=truth, predicted=predicted)
-    table = pd.crosstab(pd.Series(list(truth), dtype=str), pd.Series(list(predicted), dtype=str))
-    rows = sorted(table.index)
-    columns = [*rows, *sorted(set(table.columns) - set(rows))]
-    table = table.reindex(index=rows, columns=columns, fill_value=0)
-    return table.rename_axis(index="truth", columns="predicted")
 
 
 def confusion_matrix(truth: Words, predicted: Words, ax: Axes | None = None, title: str | None = None) -> Axes:
@@ -88,32 +56,14 @@ def confusion_matrix(truth: Words, predicted: Words, ax: Axes | None = None, tit
     return ax
 
 
-def class_scores(truth: Words, predicted: Words) -> pd.DataFrame:
-    """Return precision, recall and F1 of each true class and its number of cells, most frequent first.
-
-    Raises
-    ------
-    UserError
-        If there is not one prediction per cell, or no cell.
-    """
-    import pandas as pd
-
-    counts = confusion_counts(truth, predicted)
-    right = pd.Series({name: counts.at[name, name] for name in counts.index}, dtype=float)
-    cells, given = counts.sum(1), counts.sum(0)[counts.index]
-    table = pd.DataFrame({"precision": right / given.clip(lower=1), "recall": right / cells, "cells": cells})
-    both = table["precision"] + table["recall"]
-    table["f1"] = (2 * table["precision"] * table["recall"] / both.where(both > 0, 1)).fillna(0)
-    return table.sort_values("cells", ascending=False, kind="stable")[["f1", "precision", "recall", "cells"]]
-
-
 def class_bars(scores: pd.DataFrame, ax: Axes | None = None, title: str | None = None) -> Axes:
     """Draw F1, precision and recall of each class as bars.
 
     Parameters
     ----------
     scores
-        As :func:`class_scores` returns them: one row per class, columns ``f1``, ``precision``, ``recall``, ``cells``.
+        As :func:`~cellfm_torch.analysis.scores.class_scores` returns them: one row per class, columns ``f1``,
+        ``precision``, ``recall``, ``cells``.
 
     Raises
     ------
@@ -139,29 +89,6 @@ def class_bars(scores: pd.DataFrame, ax: Axes | None = None, title: str | None =
     return ax
 
 
-def calibration_error(probability: Any, correct: Any, *, bins: int = BINS) -> tuple[float, np.ndarray]:
-    """Return the expected calibration error, and by bin: mean probability, share correct, cells (bins, 3).
-
-    Bins are of equal width between 0 and 1; empty ones are left out.
-
-    Raises
-    ------
-    UserError
-        If there is not one probability per cell, or one is outside of 0 to 1.
-    """
-    p, right = np.asarray(probability, dtype=float), np.asarray(correct, dtype=bool)
-    _same_length("calibration", probabilities=p, outcomes=right)
-    if not ((p >= 0) & (p <= 1)).all():
-        raise UserError(f"calibration: probabilities must be between 0 and 1, found {p.min():.3g} to {p.max():.3g}")
-    codes = np.minimum((p * bins).astype(int), bins - 1)
-    number = np.bincount(codes, minlength=bins)
-    there = number > 0
-    mean = np.bincount(codes, p, minlength=bins)[there] / number[there]
-    share = np.bincount(codes, right, minlength=bins)[there] / number[there]
-    error = float((np.abs(mean - share) * number[there]).sum() / len(p))
-    return error, np.stack([mean, share, number[there]], axis=1)
-
-
 def reliability_curve(
     probability: Any, correct: Any, ax: Axes | None = None, title: str | None = None, *, bins: int = BINS
 ) -> Axes:
@@ -176,9 +103,12 @@ def reliability_curve(
     Raises
     ------
     UserError
-        As :func:`calibration_error`.
+        If there is not one probability per cell, or one is outside of 0 to 1.
     """
-    error, curve = calibration_error(probability, correct, bins=bins)
+    p = np.asarray(probability, dtype=float)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise UserError(f"calibration: probabilities must be between 0 and 1, found {p.min():.3g} to {p.max():.3g}")
+    error, curve = calibration(p, correct, bins=bins)
     ax = axis_of(ax, (4.6, 4.2))
     ax.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1, zorder=1)
     ax.plot(curve[:, 0], curve[:, 1], color=PALETTE[0], linewidth=1.4, zorder=2)

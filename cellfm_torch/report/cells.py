@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cellfm_torch.analysis.scores import BINS, class_scores
 from cellfm_torch.analysis.subpopulations import LEAST_TO_CLUSTER, stratified_sample
-from cellfm_torch.plots.classes import class_bars, class_scores, confusion_matrix, reliability_curve
+from cellfm_torch.plots.classes import class_bars, confusion_matrix, reliability_curve
 from cellfm_torch.report import page, scatter
 from cellfm_torch.report.annotated import (
     RARE_SHARE,
@@ -195,7 +196,7 @@ def _methods(cells: Annotated, seed: int) -> list[tuple[str, str]]:
     if cells.truth is not None:
         scores = (
             "unknown counts as a wrong answer; precision, recall and F1 of each given type; macro F1 is their mean "
-            "without weights; calibration is of the likeliest type, before rejection, in ten bins"
+            f"without weights; calibration is of the likeliest type, before rejection, in {BINS} bins"
         )
         rows.append(("Scores", scores))
     return rows

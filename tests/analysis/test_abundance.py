@@ -12,12 +12,12 @@ from cellfm_torch.analysis.abundance import (
     design,
     enrichment,
     moderate,
-    neighbourhoods,
     sample_counts,
     signed_share,
     swapped,
 )
 from cellfm_torch.analysis.markers import benjamini_hochberg
+from cellfm_torch.analysis.neighbourhoods import neighbourhoods
 from cellfm_torch.errors import UserError
 
 CELLS = 900

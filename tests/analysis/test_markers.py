@@ -12,11 +12,11 @@ import scipy.sparse as sp
 from blobs import make_blobs
 from sklearn.metrics import adjusted_rand_score
 
-from cellfm_torch.analysis.abundance import Neighbourhoods
 from cellfm_torch.analysis.expression import is_counts, log_normalised, moments, pca, variable_genes
 from cellfm_torch.analysis.graph import connectivities, leiden, nearest_neighbours
 from cellfm_torch.analysis.hits import hit_groups, name_neighbourhoods
 from cellfm_torch.analysis.markers import rank_genes, top_genes
+from cellfm_torch.analysis.neighbourhoods import Neighbourhoods
 from cellfm_torch.analysis.subpopulations import cluster_cells, stratified_sample
 from cellfm_torch.paths import PBMC3K
 

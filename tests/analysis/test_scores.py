@@ -9,7 +9,15 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from cellfm_torch import UserError
 from cellfm_torch.analysis.rejection import Rejection
-from cellfm_torch.analysis.scores import calibration_error, confusion_matrix, per_class, rare_classes, scores
+from cellfm_torch.analysis.scores import (
+    calibration,
+    class_scores,
+    confusion_counts,
+    confusion_matrix,
+    per_class,
+    rare_classes,
+    scores,
+)
 from cellfm_torch.analysis.splits import few_shot, folds, hold_out
 
 EXACT = 1e-12  # the same float64 arithmetic in another order
@@ -45,9 +53,19 @@ def test_scores_against_sklearn() -> None:
 def test_calibration_error_by_hand() -> None:
     """Two cells at 0.9, one of them wrong; two at 0.6, both right: (2 |0.5 - 0.9| + 2 |1 - 0.6|) / 4."""
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6]])
-    assert calibration_error(np.array([0, 1, 1, 1]), probabilities) == pytest.approx(0.4, abs=EXACT)
-    certain = np.array([[1.0, 0.0], [0.0, 1.0]])
-    assert calibration_error(np.array([0, 1]), certain) == 0
+    assert scores(np.array([0, 1, 1, 1]), probabilities)["calibration_error"] == pytest.approx(0.4, abs=EXACT)
+    assert calibration([1.0, 1.0], [True, True])[0] == 0
+
+
+def test_names_that_are_no_true_class() -> None:
+    truth, predicted = list("aaabbc"), ["a", "a", "unknown", "b", "a", "b"]
+    table = confusion_counts(truth, predicted)
+    assert list(table.index) == ["a", "b", "c"] and list(table.columns) == ["a", "b", "c", "unknown"]
+    assert table.to_numpy().tolist() == [[2, 0, 0, 1], [1, 1, 0, 0], [0, 1, 0, 0]]
+    assert class_scores(truth, predicted)["recall"].to_dict() == {"a": 2 / 3, "b": 0.5, "c": 0}
+    for call in (confusion_counts, class_scores, calibration):
+        with pytest.raises(UserError, match="got 0 of"):
+            call([], [])
 
 
 def test_rare() -> None:
@@ -67,10 +85,8 @@ def test_few_calibration_cells_reject_no_more_than_asked() -> None:
     """On average over calibrations, also where there are few cells: with 9 a minimum would reject a tenth."""
     _, probabilities = some_answers(40_000)
     parts = probabilities.reshape(1000, 40, 5)
-    for calibration in (9, 25):
-        share = np.mean(
-            [Rejection.calibrate(p[:calibration], share=0.05).unknown(p[calibration:]) for p in parts[:, :40]]
-        )
+    for number in (9, 25):
+        share = np.mean([Rejection.calibrate(p[:number], share=0.05).unknown(p[number:]) for p in parts[:, :40]])
         assert share < 0.05
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -22,14 +23,23 @@ def small_job(cells: Path, run_dir: Path, *more: str) -> list[str]:
     ]
 
 
-def spawn(overrides: list[str], cwd: Path) -> subprocess.Popen[str]:
-    """Start the command in another process, one thread, from a folder that is not the checkout."""
+def spawn(overrides: list[str], cwd: Path, module: str = "cellfm_torch.train") -> subprocess.Popen[str]:
+    """Start a command in another process, one thread, from a folder that is not the checkout."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "cellfm_torch.train", *overrides],
+        [sys.executable, "-m", module, *overrides],
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def wait_for(condition: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    """Wait for a file that the process writes."""
+    deadline = time.monotonic() + seconds
+    while not condition.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no checkpoint in time"
+        time.sleep(0.02)

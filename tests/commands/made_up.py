@@ -27,9 +27,9 @@ def make_cells(path: Path) -> anndata.AnnData:
     return adata
 
 
-def make_model(folder: Path, genes: list[str]) -> Path:
+def make_model(folder: Path, genes: list[str], *, num_layers: int = 1) -> Path:
     """Write a tiny model of these genes, with random weights."""
     torch.manual_seed(0)
-    config = CellFMConfig.preset("tiny", num_layers=1, dim=32, num_heads=1, num_genes=len(genes))
+    config = CellFMConfig.preset("tiny", num_layers=num_layers, dim=32, num_heads=1, num_genes=len(genes))
     CellFM(config, genes=genes).save_pretrained(folder)
     return folder

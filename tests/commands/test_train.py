@@ -5,15 +5,13 @@ from __future__ import annotations
 import csv
 import math
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import anndata
 import numpy as np
 import pytest
 import torch
-from jobs import small_job, spawn
+from jobs import small_job, spawn, wait_for
 from safetensors.torch import load_file
 
 from cellfm_torch import CellFM, ScFoundation, load_model
@@ -196,14 +194,6 @@ def test_refuses_a_folder_of_something_else(
     assert main(small_job(small_cells, tmp_path)) == 2
     assert "not empty" in capsys.readouterr().err
     assert files(tmp_path) == {"thesis.tex"}
-
-
-def wait_for(condition: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "no checkpoint in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from cellfm_torch.batch import CellBatch, InputSpec, Masking
 from cellfm_torch.data.dataset import CellDataset
 from cellfm_torch.data.masking import num_zeros
 from cellfm_torch.data.table import MemoryTable
-from cellfm_torch.model.scfoundation.network import PRETRAINING
+from cellfm_torch.model.scfoundation.config import PRETRAINING
 
 CELLS, GENES = 40, 3000
 CONFIG = ScFoundationConfig.preset("scfoundation-tiny", num_genes=GENES)

@@ -21,8 +21,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 class Recorder(pl.LightningModule):
     """A model that only writes down what it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, asks_for_steps: bool = False) -> None:
         super().__init__()
+        self.asks_for_steps = asks_for_steps
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.seen: list[tuple[int, tuple[int, ...], int]] = []
 
@@ -39,6 +40,8 @@ class Recorder(pl.LightningModule):
         return batch.cell_index
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        if self.asks_for_steps:  # Lightning makes the loader then, before it has read how far the run was
+            assert self.trainer.estimated_stepping_batches == 21
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
@@ -69,15 +72,21 @@ def trainer(folder: Path, **options: object) -> pl.Trainer:
 
 
 def run(folder: Path, module: CellDataModule, *, resume: Path | None = None, **options: object) -> list:
-    model = Recorder()
     options = {"max_epochs": 3, "enable_checkpointing": False} | options
+    model = Recorder(asks_for_steps=bool(options.pop("asks_for_steps", False)))
     trainer(folder, **options).fit(model, datamodule=module, ckpt_path=resume, weights_only=True)
     return model.seen
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"val_check_interval": 2}, {"limit_train_batches": 4}, {"accumulate_grad_batches": 2}],
+    [
+        {},
+        {"asks_for_steps": True},
+        {"val_check_interval": 2},
+        {"limit_train_batches": 4},
+        {"accumulate_grad_batches": 2},
+    ],
     ids=lambda options: "_".join(options) or "plain",
 )
 def test_resume_anywhere(tmp_path: Path, make: Callable[..., CellDataModule], options: dict) -> None:

@@ -107,6 +107,13 @@ def test_file_to_file_keeps_everything(cells: Path, folder: Path, expected: np.n
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5ad"]
 
 
+def test_a_file_is_read_once(cells: Path, folder: Path, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cellfm_torch.data.source.open_file", None)  # what reads counts from files
+    adata = embed(cells, folder, verbose=False)
+    assert same(adata.obsm["X_cellfm"], expected)
+    assert adata.uns["cellfm"]["genes"].keys() == {"cells.h5ad"}
+
+
 def test_whatever_the_batch_and_the_order(cells: Path, folder: Path, expected: np.ndarray) -> None:
     order = np.random.default_rng(0).permutation(CELLS)
     adata = anndata.read_h5ad(cells)[order].copy()
@@ -254,7 +261,7 @@ def test_refusals(cells: Path, folder: Path, tmp_path: Path) -> None:
         (cells, {"min_genes": 200}, "min_genes: embedding keeps all cells"),
         (cells, {"devices": 2}, "devices=2: takes an output file"),
         (adata, {"output": tmp_path / "out.h5ad"}, "output: is for cells in a file"),
-        (tmp_path / "*.h5ad", {}, r"stands for 2 files: embed them one at a time"),
+        (tmp_path / "*.h5ad", {}, r"give one file of cells, not 2 \(.*there.h5ad, .*two.h5ad\)"),
         (adata[[EMPTY]].copy(), {}, "cells are empty|none of its 1 cells"),
     ):
         with pytest.raises(UserError, match=says) as caught:

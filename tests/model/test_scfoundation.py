@@ -18,9 +18,9 @@ from synthetic import GENES, take
 from torch import Tensor
 
 from cellfm_torch import CellBatch, CellFM, CellFMConfig, ScFoundation, ScFoundationConfig, UserError, load_model
+from cellfm_torch.model.scfoundation import decoding
 from cellfm_torch.model.scfoundation import embedder as embedder_file
 from cellfm_torch.model.scfoundation import encoder as encoder_file
-from cellfm_torch.model.scfoundation import network as network_file
 from cellfm_torch.ops import attention as attention_file
 
 BY_GENE = ("genes", "by_gene", "ids")
@@ -52,7 +52,7 @@ def test_a_cell_depends_on_itself_alone(dtype: torch.dtype, at_once: int, monkey
     network, batch = network_of(dtype=dtype), cells_of()
     whole = outputs(network, batch)
     assert all(x.isfinite().all() for x in whole.values())
-    monkeypatch.setattr(network_file, "DECODED_AT_ONCE", at_once)
+    monkeypatch.setattr(decoding, "DECODED_AT_ONCE", at_once)
     monkeypatch.setattr(encoder_file, "BLOCK", at_once)
     generator = torch.Generator().manual_seed(5)
     orders = [torch.randperm(n, generator=generator) for n in LENGTHS]

@@ -12,17 +12,11 @@ import pytest
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_fscore_support
 
+from cellfm_torch.analysis.scores import calibration, class_scores
 from cellfm_torch.errors import UserError
 from cellfm_torch.plots.abundance import abundance_plot
 from cellfm_torch.plots.cells import save_figure
-from cellfm_torch.plots.classes import (
-    calibration_error,
-    class_bars,
-    class_scores,
-    confusion_counts,
-    confusion_matrix,
-    reliability_curve,
-)
+from cellfm_torch.plots.classes import class_bars, confusion_matrix, reliability_curve
 from cellfm_torch.plots.scores import score_table
 
 matplotlib.use("Agg")
@@ -37,12 +31,6 @@ def axis() -> Any:
 
 def texts(ax: Any) -> list[str]:
     return [text.get_text() for text in ax.texts]
-
-
-def test_confusion_counts() -> None:
-    table = confusion_counts(TRUTH, PREDICTED)
-    assert list(table.index) == ["B", "NK", "T"] and list(table.columns) == ["B", "NK", "T", "unknown"]
-    assert table.to_numpy().tolist() == [[4, 0, 0, 1], [0, 0, 2, 0], [1, 0, 6, 1]]
 
 
 def test_confusion_matrix_draws_shares_and_cells() -> None:
@@ -68,9 +56,10 @@ def test_class_scores_are_those_of_scikit_learn() -> None:
 
 
 def test_calibration() -> None:
-    probability, correct = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.5, 1.0]), np.array([1, 1, 1, 0, 1, 0, 1])
-    error, curve = calibration_error(probability, correct, bins=10)
-    top, middle = (4 * 0.95 + 1) / 5, 0.525
+    # The upper end of a bin belongs to it.
+    probability, correct = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.6, 1.0]), np.array([1, 1, 1, 0, 1, 0, 1])
+    error, curve = calibration(probability, correct, bins=10)
+    top, middle = (4 * 0.95 + 1) / 5, 0.575
     np.testing.assert_allclose(curve, [[middle, 0.5, 2], [top, 0.8, 5]], rtol=1e-12)
     assert error == pytest.approx((2 * abs(middle - 0.5) + 5 * abs(top - 0.8)) / 7, rel=1e-12)
     ax = axis()
@@ -105,7 +94,6 @@ def test_files(tmp_path: Path) -> None:
 def test_refusals() -> None:
     for call, says in (
         (lambda: confusion_matrix(["a"], ["a", "b"]), "got 1 of truth, 2 of predicted"),
-        (lambda: class_scores([], []), "got 0 of truth"),
         (lambda: class_bars(pd.DataFrame({"f1": [1.0]})), "lacks precision, recall, cells"),
         (lambda: reliability_curve([0.5, 1.2], [1, 0]), "found 0.5 to 1.2"),
         (lambda: score_table(pd.DataFrame()), "no scores to draw"),

@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, capsys: pytest.Captu
     part = path.with_name(path.name + ".part")
     part.symlink_to(tmp_path / "nowhere" / "file")  # refused to root as well, who may write anywhere
     assert cli.main(["report", str(path), "--output", str(tmp_path / "page.html")]) == 0
-    assert "coordinates were not kept" in capsys.readouterr().out
+    assert "UMAP:   could not be kept in" in capsys.readouterr().out
     assert "X_umap" not in anndata.read_h5ad(path).obsm
 
 
@@ -173,8 +173,9 @@ def test_flat() -> None:
         ("label", [], "prediction=cellfm_label: cells.h5ad has no such column in obs"),
         ("embedding", [], "cells.h5ad has no obsm['X_cellfm']"),
         ("nan", [], "only 0 of 240 cells have an embedding"),
-        ("damaged", [], "cannot be read as an h5ad file"),
-        ("none", [], "there is no such file"),
+        ("truncated", [], "cells.h5ad: is truncated (its end is missing): copy or download it again"),
+        ("damaged", [], "cells.h5ad: is damaged or not a valid h5ad"),
+        ("none", [], "cells.h5ad: no such file"),
     ],
 )
 def test_mistakes(
@@ -198,8 +199,10 @@ def test_mistakes(
     if change != "none":
         adata.write_h5ad(folder / "cells.h5ad")
         before = (folder / "cells.h5ad").read_bytes()
-    if change == "damaged":
+    if change == "truncated":
         (folder / "cells.h5ad").write_bytes(before := before[:5000])
+    elif change == "damaged":
+        (folder / "cells.h5ad").write_bytes(before := before.replace(b"X_cellfm", b"X_\xff\xfellfm"))
     assert cli.main(["report", str(folder / "cells.h5ad"), *arguments]) == 2
     said = capsys.readouterr().err
     assert says in said and said.count("\n") == 1

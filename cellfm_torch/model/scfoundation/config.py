@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from cellfm_torch.batch import Masking
 from cellfm_torch.errors import UserError, nearest
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -22,6 +23,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 POOLS = ("all", "max")
+
+
+PRETRAINING = Masking(
+    fraction=0.3, hidden_share=0.8, random_share=0.1, zero_fraction=0.03, least_total=1000, keep_expressed=False
+)
+"""Masks and downsampling as far as they are published. That visible targets enter the encoder as any gene, where false
+values come from, and the least total (of a re-implementation by others) are assumptions."""
 
 
 @dataclass(frozen=True)

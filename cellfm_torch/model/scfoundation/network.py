@@ -1,41 +1,32 @@
 """scFoundation on ragged batches: the encoder sees what is expressed, the decoder every gene.
 
 Shapes: B cells, N genes of all cells together, V <= N visible ones, T = V + 2 B tokens of the encoder, G genes of the
-vocabulary, P = G + 2 positions of the decoder (the genes, T, S), D width of the encoder, E of the decoder.
+vocabulary, D width of the encoder, E of the decoder.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from cellfm_torch.batch import CellBatch, InputSpec, Masking
+from cellfm_torch.batch import CellBatch, InputSpec
 from cellfm_torch.data.vocab import bundled_symbols
 from cellfm_torch.errors import UserError
 from cellfm_torch.model.checkpoint import load_folder, save_folder
 from cellfm_torch.model.outputs import Encoding, Prediction
-from cellfm_torch.model.scfoundation.config import ScFoundationConfig
+from cellfm_torch.model.scfoundation.config import PRETRAINING, ScFoundationConfig
 from cellfm_torch.model.scfoundation.decoder import Decoder
+from cellfm_torch.model.scfoundation.decoding import decoded
 from cellfm_torch.model.scfoundation.embedder import CellEmbedder, outputs
 from cellfm_torch.model.scfoundation.encoder import Encoder
 from cellfm_torch.model.scfoundation.tokens import Tokens, pool, warn_of_empty
 from cellfm_torch.model.scfoundation.values import ValueEncoder
-from cellfm_torch.ops.fused import affine
 from cellfm_torch.ops.linear import Dense
-
-PRETRAINING = Masking(
-    fraction=0.3, hidden_share=0.8, random_share=0.1, zero_fraction=0.03, least_total=1000, keep_expressed=False
-)
-"""Masks and downsampling as far as they are published. That visible targets enter the encoder as any gene, where false
-values come from, and the least total (of a re-implementation by others) are assumptions."""
-
-DECODED_AT_ONCE = 1 << 16
-"""Positions the decoder works on at once, in whole cells; at the published size each takes some 70 kB at the peak."""
 
 
 class ScFoundation(nn.Module):
@@ -170,7 +161,7 @@ class ScFoundation(nn.Module):
             Give ``by_gene`` for the genes of ``batch.target`` and no others.
         """
         encoding = self.encode(batch)
-        expression = self._decode(batch, encoding, lambda x: self.head(x)[..., 0])  # (B, G)
+        expression = decoded(self, batch, encoding, lambda x: self.head(x)[..., 0])  # (B, G)
         rows = batch.target.nonzero()[:, 0] if targets_only and batch.target is not None else None
         cells, ids = batch.cell_of_gene, batch.gene_ids
         by_gene = expression[cells, ids] if rows is None else expression[cells[rows], ids[rows]]
@@ -181,7 +172,7 @@ class ScFoundation(nn.Module):
 
         At the published size these are 39.5 MB per cell.
         """
-        return self._decode(batch, self.encode(batch), lambda x: x)
+        return decoded(self, batch, self.encode(batch), lambda x: x)
 
     def embedder(self, *, int8: bool = False) -> CellEmbedder:
         """Return a function from batches to cell embeddings (B, C): those of :meth:`encode`, faster on a CPU.
@@ -224,36 +215,6 @@ class ScFoundation(nn.Module):
         depth = batch.read_depth.to(torch.promote_types(weight.dtype, torch.float32)).clamp_min(1).log10()
         first = self.config.num_genes
         return torch.stack([weight[first + 1], weight[first]]) + self.value_enc(depth.to(weight.dtype))
-
-    def _decode(self, batch: CellBatch, encoding: Encoding, finish: Callable[[Tensor], Tensor]) -> Tensor:
-        """Apply the decoder to all positions and `finish` to its genes (b, G, E), some cells at a time; (B, G, ...)."""
-        projections = self.decoder.projections()
-        num_genes = self.config.num_genes
-        done = [
-            finish(self.norm(self.decoder(x, projections)[:, :num_genes])) for x in self._positions(batch, encoding)
-        ]
-        return torch.cat(done) if done else finish(self.norm.weight.new_zeros(0, num_genes, self.config.decoder_dim))
-
-    def _positions(self, batch: CellBatch, encoding: Encoding) -> Iterator[Tensor]:
-        """Yield the decoder's input (b, P, E), some cells at a time."""
-        positions = self.config.num_positions
-        # What most positions get, the same in every cell: a gene that is not expressed.
-        zero = self.value_enc(self.gene_emb.weight.new_zeros(1))
-        unexpressed = affine(self.to_decoder, zero + self.gene_emb.weight[:positions])  # (P, E)
-        listed = affine(self.to_decoder, encoding.genes + encoding.gene_embedding).to(unexpressed.dtype)  # (N, E)
-        ends = encoding.prefix.flip(1) + self.gene_emb.weight[positions - 2 : positions]  # T, S
-        ends = affine(self.to_decoder, ends.flatten(0, 1)).to(unexpressed.dtype)  # (2 B, E)
-        where = batch.cell_of_gene * positions + batch.gene_ids
-        offsets, at_once = batch.offsets.tolist(), max(1, DECODED_AT_ONCE // positions)
-        last_two = torch.arange(positions - 2, positions, device=where.device)
-        for first in range(0, batch.num_cells, at_once):
-            end = min(first + at_once, batch.num_cells)
-            genes = slice(offsets[first], offsets[end])
-            x = unexpressed.repeat(end - first, 1)  # (b P, E)
-            x = x.index_copy(0, where[genes] - first * positions, listed[genes])
-            rows = (torch.arange(end - first, device=where.device)[:, None] * positions + last_two).flatten()
-            x = x.index_copy(0, rows, ends[2 * first : 2 * end])
-            yield x.unflatten(0, (end - first, positions))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and genes.txt, each beside and renamed.

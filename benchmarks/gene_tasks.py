@@ -2,8 +2,8 @@
 
     python benchmarks/gene_tasks.py --data FOLDER --model MODEL --work FOLDER [--only NAME,NAME]
 
-FOLDER of the data holds pbmc3k.h5ad with cell types and genesets/ (gene sets and labelled genes), which are not part of
-this project. Each job is a `cellfm genes` command whose results stay in the work folder; what is done is not done again.
+FOLDER of the data holds pbmc3k.h5ad with cell types and genesets/ (gene sets, labelled genes), which are not part of
+this project. Each job is a `cellfm genes` command whose results stay in the work folder; what is done is kept.
 The page says which jobs there are. With a small model it says nothing about CellFM's quality.
 """
 

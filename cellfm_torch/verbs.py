@@ -75,6 +75,21 @@ GENE_VERBS = {
         "cellfm genes embed cells.h5ad --by cell_type --model models/80m",
         words=("cells", "[CELLS]"),
     ),
+    "function": Verb(
+        "cellfm_torch.commands.genes_function",
+        "what embeddings say of gene function: labels or terms predicted for held-out genes, beside baselines",
+        (
+            Option("--labels", "labels={}", "csv of labelled genes (gene, label, task), or a .gmt of gene sets"),
+            Option("--model", "model_folder={}", "model folder"),
+            Option("--embeddings", "embeddings={}", "h5ad of cellfm genes embed (default: the model's static ones)"),
+            Option("--key", "keys=[{}]", "which of its obsm (default: X_static); several: a,b"),
+            Option("--cells", "cells={}", "cells for the baselines of expression (default: the bundled PBMC3k)"),
+            Option("--families", "families={}", "csv with columns gene,family: families are kept together"),
+            Option("--results", "results={}", "folder of tables (default: runs/genes_function)"),
+            Option("--overwrite", "overwrite=true", "replace results that exist"),
+        ),
+        "cellfm genes function --model models/80m --labels dosage.csv",
+    ),
     "build": Verb(
         "cellfm_torch.commands.genes_build",
         "compile HGNC's complete set into a table of gene names",

@@ -44,6 +44,22 @@ def new_file(given: str | None, default: str, suffix: str, option: str, *, overw
     return path
 
 
+def results_folder(given: str, *, overwrite: bool) -> Path:
+    """Return the folder of results, which is made when something is written.
+
+    Raises
+    ------
+    UserError
+        If it is a file, or holds results already.
+    """
+    path = Path(given).expanduser()
+    if path.exists() and not path.is_dir():
+        raise UserError(f"results={path}: is a file: give the name of a folder")
+    if (path / "settings.json").exists() and not overwrite:
+        raise UserError(f"{path / 'settings.json'}: exists already: choose another place, or set overwrite=true")
+    return path
+
+
 def write_genes(genes: Any, path: Path) -> None:
     """Write an AnnData of genes beside and rename it."""
     with written_beside(path) as part:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cellfm_torch.embedding import embed
     from cellfm_torch.errors import UserError
     from cellfm_torch.gene_tasks.function import gene_function
+    from cellfm_torch.gene_tasks.modules import gene_modules
     from cellfm_torch.model import (
         CellFM,
         CellFMConfig,
@@ -69,6 +70,7 @@ _HOME = {
     "embedding": ("embed",),
     "errors": ("UserError",),
     "gene_tasks.function": ("gene_function",),
+    "gene_tasks.modules": ("gene_modules",),
     "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction", "ScFoundation", "ScFoundationConfig", "load_model"),
     "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
     "predict": ("predict",),
@@ -110,6 +112,7 @@ __all__ = [
     "compare",
     "embed",
     "gene_function",
+    "gene_modules",
     "load_model",
     "predict",
     "pretraining_loss",

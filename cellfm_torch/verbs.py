@@ -90,6 +90,21 @@ GENE_VERBS = {
         ),
         "cellfm genes function --model models/80m --labels dosage.csv",
     ),
+    "modules": Verb(
+        "cellfm_torch.commands.genes_modules",
+        "modules of genes that cells use alike: clusters of contextual embeddings, enriched sets, activity",
+        (
+            Option("--model", "model_folder={}", "model folder, for a file of cells"),
+            Option("--cells", "cells={}", "cells for activity, where embeddings of genes were given"),
+            Option("--sets", "sets={}", ".gmt file that modules are tested against"),
+            Option("--by", "by={}", "column of the cells' obs: activity by group"),
+            Option("--key", "key={}", "obsm that is clustered (default: X_context)"),
+            Option("--results", "results={}", "folder of tables (default: runs/genes_modules)"),
+            Option("--overwrite", "overwrite=true", "replace results that exist"),
+        ),
+        "cellfm genes modules cells.h5ad --model models/80m --sets GO.gmt --by cell_type",
+        words=("given", "GENES_OR_CELLS"),
+    ),
     "build": Verb(
         "cellfm_torch.commands.genes_build",
         "compile HGNC's complete set into a table of gene names",

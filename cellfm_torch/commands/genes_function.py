@@ -102,7 +102,7 @@ def _table(summary: Any) -> Any:
 
     from cellfm_torch.gene_tasks.function.scores import METRICS
 
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # else wider than 80 columns
     names = [name for name in METRICS if name in summary and summary[name].notna().any()]
     for heading in ("features", "by"):
         table.add_column(heading, no_wrap=True)

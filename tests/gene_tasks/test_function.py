@@ -13,6 +13,8 @@ import torch
 
 from cellfm_torch import CellFM, CellFMConfig, cli, gene_function
 from cellfm_torch.errors import UserError
+from cellfm_torch.gene_tasks.function import FunctionResult
+from cellfm_torch.gene_tasks.function.labels import Question
 
 TESTED = 90
 """Genes with a label."""
@@ -143,6 +145,22 @@ def test_terms_of_stored_embeddings(sets: Path, model: Path) -> None:
     again = gene_function(sets, model, embeddings=genes, **options, top_terms=2, verbose=False)
     assert "untrained" in set(again.scores["features"])
     pd.testing.assert_frame_equal(again.per_term().head(6), result.per_term().head(6))
+
+
+@pytest.mark.parametrize(
+    ("ahead", "gain", "word"), [(9, 0.1, "beats"), (6, 0.1, "is not clearly ahead of"), (5, -0.1, "does not beat")]
+)
+def test_verdicts(ahead: int, gain: float, word: str) -> None:
+    question = Question("t", np.arange(3), np.ones((3, 1), dtype=bool), ("a", "b"), True)
+    result = FunctionResult(["static"], [question], ["A", "B", "C"])
+    for fold in range(10):
+        step = gain if gain < 0 else 0
+        own = 0.6 + (0.2 if fold < ahead else -0.05) + 2 * step
+        for name, value in (("static", own), ("pca", 0.6), ("random", 0.5)):
+            which = {"task": "t", "features": name, "probe": "knn", "seed": 0, "fold": fold}
+            result.score_rows.append({**which, "auroc": value})
+    (verdict,) = result.verdicts()
+    assert f" {word} the best baseline, pca by knn 0.600" in verdict
 
 
 def test_the_untrained_network_is_another_one_for_each_seed(model: Path) -> None:

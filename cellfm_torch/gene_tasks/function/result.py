@@ -21,6 +21,9 @@ from cellfm_torch.gene_tasks.function.scores import METRICS
 KEY = "auroc"
 """Metric that embeddings and baselines are compared by."""
 
+CLEARLY = 0.8
+"""Of the folds, in which an embedding must be ahead to be said to beat a baseline."""
+
 
 @dataclass
 class FunctionResult:
@@ -130,7 +133,9 @@ class FunctionResult:
                 other = mean[~own].idxmax()
                 a, b = (_of(table, which) for which in (best, other))
                 ahead = int((a > b).sum())
-                word = "beats" if mean[best] > mean[other] and ahead > len(a) / 2 else "does not beat"
+                word = "beats" if ahead >= CLEARLY * len(a) else "is not clearly ahead of"
+                if mean[best] <= mean[other]:
+                    word = "does not beat"
                 lines.append(
                     f"{question.name}: {_said(best, mean)} {word} the best baseline, {_said(other, mean)} "
                     f"(ahead in {ahead} of {len(a)} folds)"

@@ -28,6 +28,28 @@ def one_cells(given: Any) -> Path | None:
     return path
 
 
+def listed(given: Any) -> list[Any]:
+    """Return the parts of an option that takes several: a list, one thing, or words with commas between them."""
+    if isinstance(given, str):
+        return [word.strip() for word in given.split(",") if word.strip()]
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def whole_numbers(given: Any, option: str) -> list[int]:
+    """Return the numbers of an option that takes several.
+
+    Raises
+    ------
+    UserError
+        If one is no whole number, or negative.
+    """
+    found = listed(given)
+    for value in found:
+        if isinstance(value, bool) or not (isinstance(value, int) or str(value).isdigit()) or int(value) < 0:
+            raise UserError(f"{option}={value}: must be a whole number, not negative, or several: {option}=[0,1,2]")
+    return [int(value) for value in found]
+
+
 def new_file(given: str | None, default: str, suffix: str, option: str, *, overwrite: bool) -> Path:
     """Return the file to write.
 

@@ -24,11 +24,15 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import results_folder
+    from cellfm_torch.commands.gene_files import listed, results_folder, whole_numbers
     from cellfm_torch.gene_tasks.function import gene_function
 
     hydra_app.quiet_lightning()
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    for name in ("keys", "probes", "baselines"):
+        options[name] = listed(options[name])
+    options["seeds"] = whole_numbers(options["seeds"], "seeds")
+    options["pairs"] = None if options["pairs"] is None else listed(options["pairs"])
     settings = dict(options)
     results = results_folder(options.pop("results"), overwrite=options.pop("overwrite"))
     reading = options.pop("data") | {"genes": options.pop("genes")}

@@ -27,11 +27,13 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import results_folder
+    from cellfm_torch.commands.gene_files import results_folder, whole_numbers
     from cellfm_torch.gene_tasks.modules import gene_modules
 
     hydra_app.quiet_lightning()
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    options["seeds"] = whole_numbers(options["seeds"], "seeds")
+    options["resolutions"] = _numbers(options["resolutions"])
     settings = {**options, "version": __version__}
     results = results_folder(options.pop("results"), overwrite=options.pop("overwrite"))
     reading = options.pop("data") | {"genes": options.pop("genes")}
@@ -47,6 +49,16 @@ def run(cfg: Any) -> int:
     _save(found, settings, results, says, networks)
     console.print(f"results: {results}", highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _numbers(given: Any) -> list[float]:
+    from cellfm_torch.commands.gene_files import listed
+    from cellfm_torch.errors import UserError
+
+    try:
+        return [float(value) for value in listed(given)]
+    except (TypeError, ValueError):
+        raise UserError(f"resolutions={given}: give one or more numbers above 0: resolutions=[0.5,1]") from None
 
 
 def _read(options: dict[str, Any], reading: dict[str, Any]) -> tuple[Any, Any, str]:

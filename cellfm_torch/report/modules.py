@@ -13,6 +13,9 @@ from cellfm_torch.report import page
 MOST_SETS = 5
 """Of a module, in its table."""
 
+MOST_GENES = 15
+"""Of a set, in its row; the csv has all."""
+
 
 def render_modules(
     *,
@@ -46,18 +49,31 @@ def render_modules(
         figure = page.empty_figure(2.4 + 0.5 * activity.shape[1], 1.8 + 0.28 * len(activity))
         activity_heat_map(activity, ax=figure.add_subplot())
         parts += ["<h2>Activity by group of cells</h2>", f"<figure>{page.svg(figure)}</figure>"]
+    numbers = overview.set_index("module")["enriched"]
     for name, edges in networks.items():
         parts.append(f"<h3>{name}</h3>")
         figure = page.empty_figure(5.6, 4.6)
         gene_network(edges, ax=figure.add_subplot())
         parts.append(f"<figure>{page.svg(figure)}</figure>")
-        sets = enrichment[enrichment["module"] == name].head(MOST_SETS)
-        if len(sets):
-            parts.append(_frame(sets[["set", "overlap", "set_genes", "fold", "fdr", "genes"]]))
+        parts.append(_sets(enrichment[enrichment["module"] == name], int(numbers[name])))
     parts += ["<h2>Beside other embeddings</h2>", _frame(comparison)]
     parts += ["<h2>Resolutions</h2>", _frame(resolutions)]
     parts += ["<h2>How each number was made</h2>", page.summary(facts)]
     return page.page(title, "\n".join(parts))
+
+
+def _sets(table: pd.DataFrame, enriched: int) -> str:
+    """Return the first sets of a module that count, of which there are `enriched`."""
+    if not enriched:
+        return page.note("No gene set is enriched." if len(table) else "No gene set was tested.")
+    columns = ["set", "overlap", "set_genes", "fold", "fdr", "genes"]
+    shown = table[columns].head(min(enriched, MOST_SETS))
+    return _frame(shown.assign(genes=[_first(words.split()) for words in shown["genes"]]))
+
+
+def _first(genes: list[str]) -> str:
+    more = f" and {len(genes) - MOST_GENES} more" if len(genes) > MOST_GENES else ""
+    return " ".join(genes[:MOST_GENES]) + more
 
 
 def _frame(table: pd.DataFrame) -> str:

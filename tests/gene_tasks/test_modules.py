@@ -187,7 +187,8 @@ def test_files_written(files: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(genes.uns["cellfm_modules"])["modules"] == ["M1", "M2", "M3", "M4"]
     assert genes.obsp["connectivities"].shape == (238, 238) and genes.obs["module"].notna().sum() >= 230
     page = (results / "report.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 5 and "first" in page
+    assert page.count("<svg") == 5 and page.count("No gene set is enriched.") == 2
+    assert "GENE56 and 15 more" in page  # of thirty: every fourth from 0 on
     assert not re.search(r"(src|href)=.https?:", page)  # nothing is fetched
     assert cli.main(typed) == 2
     assert "settings.json: exists already" in capsys.readouterr().err

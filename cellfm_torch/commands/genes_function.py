@@ -37,7 +37,11 @@ def run(cfg: Any) -> int:
     results = results_folder(options.pop("results"), overwrite=options.pop("overwrite"))
     reading = options.pop("data") | {"genes": options.pop("genes")}
     labels, folder = options.pop("labels"), options.pop("model_folder")
-    result = gene_function(labels, folder, **options, **reading)
+    try:
+        result = gene_function(labels, folder, **options, **reading)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
     console = Console()
     for line in result.left_out:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -24,6 +24,8 @@ def run(cfg: Any) -> int:
     UserError
         For what the user can put right; nothing has been written then.
     """
+    import shutil
+
     from omegaconf import OmegaConf
     from rich.console import Console
 
@@ -35,11 +37,19 @@ def run(cfg: Any) -> int:
     options["seeds"] = whole_numbers(options["seeds"], "seeds")
     options["resolutions"] = _numbers(options["resolutions"])
     settings = {**options, "version": __version__}
-    results = results_folder(options.pop("results"), overwrite=options.pop("overwrite"))
+    results = results_folder(options.pop("results"), overwrite=options["overwrite"])
     reading = options.pop("data") | {"genes": options.pop("genes")}
     networks = options.pop("networks")
-    genes, cells, source = _read(options, reading)
-    found = gene_modules(genes, cells, source=source, **options, **reading)
+    keep = results / "genes.parts"
+    try:
+        genes, cells, source = _read(options, reading, keep)
+        found = gene_modules(genes, cells, source=source, **options, **reading)
+    except KeyboardInterrupt:
+        kept = (
+            f"what is encoded is kept in {keep}; the same command goes on" if keep.exists() else "nothing was written"
+        )
+        print(f"interrupted: {kept}", file=sys.stderr)
+        return 130
     console = Console()
     says = _says(found)
     for line in says:
@@ -47,6 +57,7 @@ def run(cfg: Any) -> int:
     console.print(_table(found.overview()))
     console.print(_table(found.comparison))
     _save(found, settings, results, says, networks)
+    shutil.rmtree(keep, ignore_errors=True)
     console.print(f"results: {results}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -61,7 +72,7 @@ def _numbers(given: Any) -> list[float]:
         raise UserError(f"resolutions={given}: give one or more numbers above 0: resolutions=[0.5,1]") from None
 
 
-def _read(options: dict[str, Any], reading: dict[str, Any]) -> tuple[Any, Any, str]:
+def _read(options: dict[str, Any], reading: dict[str, Any], keep: Path) -> tuple[Any, Any, str]:
     """Return genes, cells (or None) and the name of the file; takes what it uses out of the options."""
     import anndata
 
@@ -70,7 +81,8 @@ def _read(options: dict[str, Any], reading: dict[str, Any]) -> tuple[Any, Any, s
     from cellfm_torch.gene_tasks.embeddings import gene_embeddings
 
     path = one_cells(options.pop("given"))
-    folder, cells, accelerator = (options.pop(name) for name in ("model_folder", "cells", "accelerator"))
+    folder, cells = options.pop("model_folder"), options.pop("cells")
+    computing = {name: options.pop(name) for name in ("accelerator", "overwrite")}
     if path is None:
         raise UserError("give a file of gene embeddings or of cells: cellfm genes modules GENES.h5ad|CELLS")
     if _is_genes(path):
@@ -81,7 +93,7 @@ def _read(options: dict[str, Any], reading: dict[str, Any]) -> tuple[Any, Any, s
         raise UserError(f"{path} holds no genes of cellfm genes embed: where it holds cells, give --model FOLDER too")
     if options["sets"] is not None and not Path(options["sets"]).expanduser().is_file():
         raise UserError(f"{options['sets']}: no such file of gene sets")  # before the cells are encoded
-    return gene_embeddings(folder, path, accelerator=accelerator, **reading), path, str(path)
+    return gene_embeddings(folder, path, keep=keep, **computing, **reading), path, str(path)
 
 
 def _is_genes(path: Path) -> bool:

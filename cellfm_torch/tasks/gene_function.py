@@ -187,5 +187,8 @@ def fit_gene_function(
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        trainer.fit(task, train, stop_by)
+        try:
+            trainer.fit(task, train, stop_by)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
     return task.cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import anndata
@@ -11,10 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
-from cellfm_torch import CellFM, CellFMConfig, cli, gene_function
+from cellfm_torch import CellFM, CellFMConfig, ScFoundation, ScFoundationConfig, cli, gene_function
 from cellfm_torch.errors import UserError
 from cellfm_torch.gene_tasks.function import FunctionResult
 from cellfm_torch.gene_tasks.function.labels import Question
+from cellfm_torch.tasks.gene_function import GeneFunctionTask, fit_gene_function
 
 TESTED = 90
 """Genes with a label."""
@@ -176,6 +178,30 @@ def test_the_untrained_network_is_another_one_for_each_seed(model: Path) -> None
     assert one.std() == pytest.approx(static[:, 1:].std(), rel=0.1)
 
 
+def test_another_backbone(labels: Path) -> None:
+    genes = [f"GENE{i}" for i in range(120)]
+    network = ScFoundation(ScFoundationConfig.preset("scfoundation-tiny", num_genes=120), genes=genes).train()
+    options = {"probes": ["logistic"], "baselines": ["untrained"], "cells": None, "seeds": [0], "verbose": False}
+    result = gene_function(labels, network, **options)
+    assert set(result.scores["features"]) == {"static", "untrained"} and network.training
+    # Neither has learned anything; thirty positives: three standard deviations are 0.2.
+    assert result.summary()["auroc"].between(0.3, 0.7).all()
+
+
+def test_an_interrupted_training_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GeneFunctionTask, "training_step", interrupted)
+    x, y = torch.zeros(20, 4), torch.arange(20)[:, None] % 2 == 0
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit_gene_function(GeneFunctionTask(4, 1), x, y, held_out=torch.arange(20) < 4)
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning has it ignored from then on
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -190,6 +216,8 @@ def test_the_untrained_network_is_another_one_for_each_seed(model: Path) -> None
         ({"labels": "foreign.gmt"}, "none of the genes of its 1 sets is known"),
         ({"families": "no.csv"}, "families=no.csv: no such file"),
         ({"seeds": []}, "give at least one seed"),
+        ({"training": {"patience": 0}}, "training.patience=0: must be a whole number, at least 1"),
+        ({"training": {"epochs": 3}}, "training.epochs: there is no such option; did you mean 'most_epochs'?"),
     ],
 )
 def test_refusals(

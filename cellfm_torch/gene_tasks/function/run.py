@@ -27,6 +27,9 @@ from cellfm_torch.paths import PBMC3K
 
 Floats = NDArray[np.float64]
 
+TRAINING = ("batch_size", "most_epochs", "patience", "neighbours")
+"""Options of the classifiers."""
+
 
 def gene_function(
     labels: str | Path,
@@ -94,6 +97,11 @@ def gene_function(
     for name in probes:
         if name not in PROBES:
             raise UserError(f"probes: there is no '{name}'{nearest(name, PROBES)}; there are {', '.join(PROBES)}")
+    for name, value in (training or {}).items():
+        if name not in TRAINING:
+            raise UserError(f"training.{name}: there is no such option{nearest(name, TRAINING)}")
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"training.{name}={value}: must be a whole number, at least 1")
     if not seeds or not probes:
         raise UserError("give at least one seed and one of probes")
     features = read_features(model, embeddings, keys, cells, baselines=baselines, accelerator=accelerator, **reading)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from scipy.stats import fisher_exact
+from sklearn.metrics import adjusted_rand_score
 
 from cellfm_torch import CellFM, CellFMConfig, cli, gene_modules
 from cellfm_torch.analysis.markers import benjamini_hochberg
@@ -170,6 +171,30 @@ def test_modules_with_cells_and_sets(files: Path) -> None:
     edges = result.edges("M1", most=10)
     assert len(edges) == 10 and edges["weight"].is_monotonic_decreasing and edges["weight"].max() <= 1 + 1e-6
     assert {*edges["a"], *edges["b"]} <= {*result.members("M1")}
+
+
+def test_scaled_dimensions_weigh_alike() -> None:
+    genes = made_up_genes()
+    genes.obsm["X_context"][:, 9] *= 1000  # a dimension without meaning that hides the others
+    options: dict[str, Any] = {"resolutions": [1.0], "seeds": [0, 1], "baselines": False, "verbose": False}
+    found = {scale: gene_modules(genes, scale=scale, **options) for scale in (False, True)}
+    kinds = {
+        scale: adjusted_rand_score(
+            [int(name[4:]) % PLANTED for name in result.genes.obs_names], result.genes.obs["module"].cat.codes
+        )
+        for scale, result in found.items()
+    }
+    # Dimensions that tell the modules are brought down to the size of those that do not, hence not 1; without it the
+    # cosine still sees a little of them on either side of the large one.
+    assert kinds[True] > 0.7 and kinds[False] < kinds[True] - 0.15
+    assert found[True].edges("M1", most=5)["weight"].between(0.5, 1 + 1e-6).all()
+
+
+def test_a_key_called_as_a_baseline_is_another_one(files: Path) -> None:
+    genes = made_up_genes()
+    genes.obsm["X_pca"] = genes.obsm["X_context"]
+    result = gene_modules(genes, files / "cells.h5ad", key="X_pca", resolutions=[1.0], seeds=[0, 1], verbose=False)
+    assert list(result.comparison["features"]) == ["X_pca", "static", "pca"]
 
 
 def test_files_written(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

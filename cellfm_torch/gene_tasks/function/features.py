@@ -108,7 +108,8 @@ def read_features(
         stored, source = _genes_of(embeddings)
         genes = tuple(map(str, stored.obs_names))
         for key in keys:
-            by_name[key.removeprefix("X_")] = _constant(stored_gene_embedding(stored, key, source))
+            short = key.removeprefix("X_")
+            by_name[key if short in BASELINES else short] = _constant(stored_gene_embedding(stored, key, source))
     untrained: Feature | None = None
     if model is not None:
         with on_device(model, accelerator) as (network, _):

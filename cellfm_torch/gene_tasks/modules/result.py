@@ -15,8 +15,6 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfm_torch.gene_tasks.modules.cluster import Modules, directions
-
 
 @dataclass
 class ModulesResult:
@@ -38,6 +36,10 @@ class ModulesResult:
         ``obsm["X_modules"]`` (n, C), columns as ``uns["cellfm_modules"]`` names them.
     activity : DataFrame or None
         Mean activity of each module by group of cells.
+    unit : (M, E)
+        Directions of the embedding, whose distances were clustered.
+    key : str
+        Its name in ``obsm``.
     fdr : float
         Where a set counts.
     """
@@ -48,7 +50,7 @@ class ModulesResult:
     enrichment: pd.DataFrame
     cells: AnnData | None
     activity: pd.DataFrame | None
-    found: Modules
+    unit: NDArray[np.float32]
     key: str
     fdr: float
 
@@ -91,9 +93,7 @@ class ModulesResult:
     def edges(self, module: str, *, most: int = 60) -> pd.DataFrame:
         """Return the most similar pairs of genes of a module: ``a``, ``b``, ``weight`` (cosine), highest first."""
         rows = np.flatnonzero(self.genes.obs["module"] == module)
-        # The mean that is taken away is that of all genes, as in the graph.
-        unit = directions(np.asarray(self.genes.obsm[self.key]))[rows]
-        cosine = unit @ unit.T
+        cosine = self.unit[rows] @ self.unit[rows].T
         i, j = np.triu_indices(len(rows), k=1)
         order = np.argsort(-cosine[i, j], kind="stable")[:most]
         names = self.genes.obs_names[rows]

@@ -21,7 +21,7 @@ from cellfm_torch.gene_tasks.embeddings.run import CELLS, CONTEXT
 from cellfm_torch.gene_tasks.embeddings.static import STATIC
 from cellfm_torch.gene_tasks.embeddings.table import stored_gene_embedding
 from cellfm_torch.gene_tasks.modules.activity import group_activity, module_activity
-from cellfm_torch.gene_tasks.modules.cluster import LEAST_MODULES, Modules, find_modules
+from cellfm_torch.gene_tasks.modules.cluster import LEAST_MODULES, Modules, directions, find_modules
 from cellfm_torch.gene_tasks.modules.enrichment import COLUMNS, enriched_modules, enrichment
 from cellfm_torch.gene_tasks.modules.result import ModulesResult, describe, module_names
 from cellfm_torch.gene_tasks.profiles import MOST_CELLS, GeneProfiles
@@ -47,6 +47,7 @@ def gene_modules(
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     neighbours: int = 15,
     fdr: float = 0.05,
+    scale: bool = False,
     baselines: bool = True,
     most_cells: int | None = MOST_CELLS,
     verbose: bool = True,
@@ -78,6 +79,9 @@ def gene_modules(
         See :func:`~cellfm_torch.gene_tasks.modules.cluster.find_modules`.
     fdr
         False discovery rate at which a set counts.
+    scale
+        Bring each dimension of the embeddings to unit variance first. PCA loadings stay as they are: their size says
+        how much a component matters.
     baselines
         Do the same with the static embedding and with PCA loadings of the same genes.
     most_cells
@@ -109,12 +113,14 @@ def gene_modules(
     tested = None
     if sets is not None:
         tested = read_gmt(sets, [str(embeddings.obs_names[i]) for i in rows]).of_size(least_set, most_set)
-    features: dict[str, NDArray[Any]] = {key.removeprefix("X_"): x[rows]}
-    if baselines:
-        if key != STATIC and STATIC in embeddings.obsm:
-            features["static"] = np.asarray(embeddings.obsm[STATIC])[rows]
-        if profiles is not None:
-            features[PCA] = profiles.loadings()[rows]
+    short = key.removeprefix("X_")
+    features: dict[str, NDArray[Any]] = {key if short == PCA else short: x[rows]}
+    if baselines and key != STATIC and STATIC in embeddings.obsm:
+        features[STATIC.removeprefix("X_")] = np.asarray(embeddings.obsm[STATIC])[rows]
+    if scale:
+        features = {name: _scaled(values) for name, values in features.items()}
+    if baselines and profiles is not None:
+        features[PCA] = profiles.loadings()[rows]
     found: dict[str, Modules] = {}
     total = 2 * len(seeds) * len(resolutions) * len(features)
     with steps(total, "clusterings", show=verbose) as advance:
@@ -126,7 +132,7 @@ def gene_modules(
             found[name] = find_modules(
                 values, resolutions=resolutions, seeds=seeds, neighbours=neighbours, least_genes=least_genes, say=say
             )
-    own = next(iter(found.values()))
+    own, x = next(iter(found.values())), next(iter(features.values()))
     if own.chosen is None:
         most = int(own.resolutions["modules"].max())
         raise UserError(
@@ -139,7 +145,14 @@ def gene_modules(
     clustered = embeddings[rows].copy()
     clustered.obs["module"] = names
     clustered.obsp["connectivities"] = own.graph
-    settings = {"key": key, "least_cells": least_cells, "neighbours": neighbours, "seeds": list(seeds), "fdr": fdr}
+    settings = {
+        "key": key,
+        "scale": scale,
+        "least_cells": least_cells,
+        "neighbours": neighbours,
+        "seeds": list(seeds),
+        "fdr": fdr,
+    }
     clustered.uns["cellfm_modules"] = describe(settings, list(names.categories), own.chosen)
     enriched = pd.DataFrame(columns=COLUMNS) if tested is None else enrichment(labels, tested)
     enriched["module"] = [f"M{number + 1}" for number in enriched["module"]]
@@ -156,7 +169,7 @@ def gene_modules(
         [table[table["resolution"] == found[name].chosen].assign(features=name) for name, table in tables.items()]
     )
     comparison = comparison[["features", *(c for c in comparison if c != "features")]].reset_index(drop=True)
-    return ModulesResult(clustered, resolution_table, comparison, enriched, scored, activity, own, key, fdr)
+    return ModulesResult(clustered, resolution_table, comparison, enriched, scored, activity, directions(x), key, fdr)
 
 
 def _check(resolutions: Sequence[float], seeds: Sequence[int], neighbours: int) -> None:
@@ -191,6 +204,13 @@ def _expressed(
             "least_cells"
         )
     return rows
+
+
+def _scaled(x: NDArray[Any]) -> NDArray[np.float64]:
+    """Return embeddings with dimensions of unit variance; one that does not vary becomes zeros."""
+    centred = np.asarray(x, dtype=np.float64) - np.asarray(x, dtype=np.float64).mean(0)
+    spread = centred.std(0)
+    return np.asarray(np.where(spread > 1e-9, centred / np.where(spread > 1e-9, spread, 1), 0))
 
 
 def _table(modules: Modules, sets: GeneSets | None, fdr: float) -> pd.DataFrame:

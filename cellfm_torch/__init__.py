@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from cellfm_torch.data.module import CellDataModule
     from cellfm_torch.embedding import embed
     from cellfm_torch.errors import UserError
+    from cellfm_torch.gene_tasks.function import gene_function
+    from cellfm_torch.gene_tasks.modules import gene_modules
     from cellfm_torch.model import (
         CellFM,
         CellFMConfig,
@@ -67,6 +69,8 @@ _HOME = {
     "data.module": ("CellDataModule",),
     "embedding": ("embed",),
     "errors": ("UserError",),
+    "gene_tasks.function": ("gene_function",),
+    "gene_tasks.modules": ("gene_modules",),
     "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction", "ScFoundation", "ScFoundationConfig", "load_model"),
     "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
     "predict": ("predict",),
@@ -107,6 +111,8 @@ __all__ = [
     "UserError",
     "compare",
     "embed",
+    "gene_function",
+    "gene_modules",
     "load_model",
     "predict",
     "pretraining_loss",

@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "predict": {"base", "data", "model", "predict"},
     "annotation": {"base", "data", "optim", "model", "tasks", "callbacks", "embedding", "analysis", "annotation"},
     "embedding": {"base", "data", "model", "callbacks", "embedding", "public"},
-    "gene_tasks": {"base", "data", "ops", "optim", "model", "plots", "analysis", "gene_tasks", "public"},
+    "gene_tasks": {"base", "data", "ops", "optim", "model", "tasks", "plots", "analysis", "gene_tasks", "public"},
     "public": {
         "base",
         "data",

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch import __version__
 from cellfm_torch.errors import UserError
-from cellfm_torch.files import written_beside
+from cellfm_torch.files import write_text, written_beside
+
+
+def listed(given: Any) -> list[Any]:
+    """Return the parts of an option that takes several: a list, one thing, or words with commas between them."""
+    if isinstance(given, str):
+        return [word.strip() for word in given.split(",") if word.strip()]
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def whole_numbers(given: Any, option: str) -> list[int]:
+    """Return the numbers of an option that takes several.
+
+    Raises
+    ------
+    UserError
+        If one is no whole number, or negative.
+    """
+    found = listed(given)
+    for value in found:
+        if isinstance(value, bool) or not (isinstance(value, int) or str(value).isdigit()) or int(value) < 0:
+            raise UserError(f"{option}={value}: must be a whole number, not negative, or several: {option}=[0,1,2]")
+    return [int(value) for value in found]
 
 
 def new_file(given: str | None, default: str, suffix: str, option: str, *, overwrite: bool) -> Path:
@@ -63,6 +87,12 @@ def gene_names(given: Any) -> list[str] | None:
     if not names:
         raise UserError(f"{path}: names no gene: give one a line")
     return names
+
+
+def write_settings(settings: dict[str, Any], results: Path) -> None:
+    """Write how results were made, with the version, as settings.json."""
+    text = json.dumps({**settings, "version": __version__}, indent=2, default=str)
+    write_text(results / "settings.json", f"{text}\n")
 
 
 def write_genes(genes: Any, path: Path) -> None:

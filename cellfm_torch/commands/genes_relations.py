@@ -25,13 +25,14 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import gene_names, results_folder
+    from cellfm_torch.commands.gene_files import gene_names, results_folder, write_settings
     from cellfm_torch.data.files import one_file
     from cellfm_torch.errors import UserError
     from cellfm_torch.gene_tasks.relations import gene_relations
     from cellfm_torch.gene_tasks.relations.scoring import score_relations
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    settings = dict(options)
     cells, model = one_file(options.pop("cells")), options.pop("model_folder")
     results = results_folder(options.pop("results"), overwrite=options["overwrite"])
     edges, sets = options.pop("edges"), options.pop("sets")
@@ -53,6 +54,7 @@ def run(cfg: Any) -> int:
     except KeyboardInterrupt:
         print(f"interrupted: what is done is kept in {keep}; the same command goes on", file=sys.stderr)
         return 130
+    write_settings(settings, results)
     shutil.rmtree(keep, ignore_errors=True)
     for group, one in found.items():
         first = "; ".join(f"{edge.gene} <- {edge.source}" for edge in one.edges(5).itertuples())
@@ -73,7 +75,7 @@ def _write(found: Any, stem: Path, *, edges: int, seed: int) -> None:
     from cellfm_torch.commands.gene_files import write_genes, write_table
     from cellfm_torch.files import written_beside
     from cellfm_torch.plots.cells import save_figure
-    from cellfm_torch.plots.gene_graph import gene_network
+    from cellfm_torch.plots.gene_modules import gene_network
 
     write_genes(found.to_anndata(), stem.with_name(f"{stem.name}.h5ad"))
     write_table(found.edges(edges), stem.with_name(f"{stem.name}.edges.csv"))
@@ -82,7 +84,9 @@ def _write(found: Any, stem: Path, *, edges: int, seed: int) -> None:
         networkx.write_graphml(found.graph(edges), part)
     figure = Figure(figsize=(9, 9), layout="constrained")
     title = f"{found.group}: {EDGES_DRAWN} strongest relations, {found.cells:,} cells"
-    gene_network(found.graph(EDGES_DRAWN), ax=figure.add_subplot(), title=title, seed=seed)
+    drawn = found.edges(EDGES_DRAWN).rename(columns={"source": "a", "gene": "b", "strength": "weight"})
+    if len(drawn):
+        gene_network(drawn, ax=figure.add_subplot(), title=title, seed=seed)
     for kind in ("png", "pdf"):
         save_figure(figure, stem.with_name(f"{stem.name}.{kind}"))
 

@@ -22,12 +22,13 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import results_folder, write_genes, write_table
+    from cellfm_torch.commands.gene_files import results_folder, write_genes, write_settings, write_table
     from cellfm_torch.data.files import one_file
     from cellfm_torch.gene_tasks.specificity import specific_genes
     from cellfm_torch.gene_tasks.specificity.run import check_biotype
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    settings = dict(options)
     cells, model = one_file(options.pop("cells")), options.pop("model_folder")
     results = results_folder(options.pop("results"), overwrite=options["overwrite"])
     biotype, top, fdr = options.pop("biotype"), options.pop("top"), options.pop("fdr")
@@ -41,6 +42,7 @@ def run(cfg: Any) -> int:
     write_table(found.table, results / "genes.csv")
     write_table(found.agreement().reset_index(), results / "agreement.csv")
     write_genes(found.cells, results / "cells.h5ad")
+    write_settings(settings, results)
     shutil.rmtree(keep, ignore_errors=True)
     if biotype is not None:
         check_biotype(biotype, found.table)

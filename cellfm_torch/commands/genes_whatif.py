@@ -24,11 +24,12 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import gene_names, results_folder, write_table
+    from cellfm_torch.commands.gene_files import gene_names, results_folder, write_settings, write_table
     from cellfm_torch.data.files import one_file
     from cellfm_torch.gene_tasks.whatif import what_if
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    settings = dict(options)
     cells, model = one_file(options.pop("cells")), options.pop("model_folder")
     results = results_folder(options.pop("results"), overwrite=options["overwrite"])
     genes, keep = gene_names(options.pop("gene_list")), results / "parts"
@@ -40,6 +41,7 @@ def run(cfg: Any) -> int:
         return 130
     write_table(found.table, results / "genes.csv")
     write_table(found.edits, results / "edits.csv")
+    write_settings(settings, results)
     shutil.rmtree(keep, ignore_errors=True)
     console = Console()
     console.print(_table(found))

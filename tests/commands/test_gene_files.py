@@ -1,0 +1,35 @@
+"""Options of the verbs about genes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cellfm_torch.commands.gene_files import listed, results_folder, whole_numbers
+from cellfm_torch.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"), [("a,b", ["a", "b"]), ("a", ["a"]), (3, [3]), ([1, 2], [1, 2]), ("a, b,", ["a", "b"]), ([], [])]
+)
+def test_one_or_several(given: Any, parts: list[Any]) -> None:
+    assert listed(given) == parts
+
+
+def test_whole_numbers() -> None:
+    assert whole_numbers("0,2", "seeds") == [0, 2] and whole_numbers(3, "seeds") == [3]
+    for given in ("a", -1, 1.5, True):
+        with pytest.raises(UserError, match=rf"seeds={given}: must be a whole number, not negative"):
+            whole_numbers(given, "seeds")
+
+
+def test_results_are_not_replaced(tmp_path: Path) -> None:
+    assert results_folder(str(tmp_path), overwrite=False) == tmp_path
+    (tmp_path / "settings.json").write_text("{}")
+    assert results_folder(str(tmp_path), overwrite=True) == tmp_path
+    with pytest.raises(UserError, match="exists already"):
+        results_folder(str(tmp_path), overwrite=False)
+    with pytest.raises(UserError, match="is a file"):
+        results_folder(str(tmp_path / "settings.json"), overwrite=True)

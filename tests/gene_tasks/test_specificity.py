@@ -102,6 +102,8 @@ def test_command(folder: Path, cells: Path, tmp_path: Path, capsys: pytest.Captu
     assert main([*arguments, "fdr=1", "most_cells=12"]) == 0
     said = capsys.readouterr().out
     assert "ranks by weight and by expression: Spearman" in said
-    assert {"genes.csv", "agreement.csv", "cells.h5ad", "genes.png", "genes.pdf"} == {x.name for x in results.iterdir()}
+    assert {"genes.csv", "agreement.csv", "cells.h5ad", "genes.png", "genes.pdf", "settings.json"} == {
+        x.name for x in results.iterdir()
+    }
     assert anndata.read_h5ad(results / "cells.h5ad").n_obs == 24
     assert set(pd.read_csv(results / "genes.csv")["group"]) == {"a", "b"}

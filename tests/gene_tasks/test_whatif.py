@@ -161,6 +161,8 @@ def test_command(folder: Path, cells: Path, tmp_path: Path, capsys: pytest.Captu
     arguments = ["genes", "whatif", str(cells), "--model", str(folder), "--by", "kind", "--results", str(results)]
     assert main([*arguments, "--genes", "MALAT1,B2M", "most_cells=4", "pool=4", "permutations=50"]) == 0
     assert "Genes that move the embedding of cells: remove" in capsys.readouterr().out
-    assert {"genes.csv", "edits.csv", "genes.png", "genes.pdf"} == {path.name for path in results.iterdir()}
+    assert {"genes.csv", "edits.csv", "genes.png", "genes.pdf", "settings.json"} == {
+        path.name for path in results.iterdir()
+    }
     table = pd.read_csv(results / "genes.csv")
     assert len(table) == 4 and set(table["group"]) == {"a", "b"} and set(table["gene"]) == {"MALAT1", "B2M"}

@@ -22,6 +22,7 @@ from cellfm_torch import (
     ScFoundationConfig,
     UserError,
 )
+from cellfm_torch.annotation.embedding import shown
 from cellfm_torch.annotation.evaluate import random_network
 from cellfm_torch.annotation.methods import METHODS
 from cellfm_torch.paths import PBMC3K
@@ -261,3 +262,11 @@ def test_mistakes(reference: anndata.AnnData, query: anndata.AnnData, model: Pat
     (tmp_path / "saved" / "annotator.json").write_text(json.dumps(about))
     refused("annotator.json is damaged", lambda: CellAnnotator.load(tmp_path / "saved"))
     refused("changed: is not a saved annotator", lambda: annotator.save(tmp_path / "changed", overwrite=True))
+
+
+def test_progress_where_nobody_watches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(shown([1, 2, 3], "embedding")) == [1, 2, 3]
+    assert capsys.readouterr().err == ""  # soon done
+    monkeypatch.setattr("cellfm_torch.annotation.embedding.PLAIN_SECONDS", 0)
+    assert list(shown([1, 2, 3], "embedding")) == [1, 2, 3]
+    assert capsys.readouterr().err.splitlines() == ["embedding 1/3 batches", "embedding 2/3 batches"]

@@ -5,6 +5,8 @@ Shapes: n cells, E width of a cell embedding.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,6 +17,7 @@ from rich.progress import track
 from torch import nn
 
 from cellfm_torch.data.labelled import CellSet
+from cellfm_torch.embedding.callbacks import PLAIN_SECONDS
 
 
 class Embeddings:
@@ -42,7 +45,15 @@ def embed_cells(network: Any, cells: CellSet) -> NDArray[np.float32]:
     return out
 
 
-def shown(loader: Any, what: str) -> Any:
-    """Return the batches of a loader, with a bar where somebody watches a terminal."""
-    console = Console(stderr=True)
-    return track(loader, description=what, total=len(loader), console=console, disable=not console.is_terminal)
+def shown(loader: Any, what: str) -> Iterator[Any]:
+    """Yield the batches of a loader, with a bar where somebody watches a terminal and a line now and then elsewhere."""
+    console, total = Console(stderr=True), len(loader)
+    if console.is_terminal:
+        yield from track(loader, description=what, total=total, console=console)
+        return
+    said = time.monotonic()
+    for number, batch in enumerate(loader, start=1):
+        yield batch
+        if number < total and time.monotonic() - said >= PLAIN_SECONDS:
+            said = time.monotonic()
+            console.print(f"{what} {number:,}/{total:,} batches", highlight=False)

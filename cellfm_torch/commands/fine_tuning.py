@@ -57,7 +57,7 @@ class FineTuning:
             If a signal came; all steps are saved.
         """
         cfg, task = self._cfg, self.task
-        data = instantiate(cfg.data, _partial_=True)(path=adata, input_spec=task.network.input_spec, verbose=False)
+        data = instantiate(cfg.data, _partial_=True)(path=adata, input_spec=task.network.input_spec)
         data.setup("fit")
         with StopSignals() as signals:
             trainer = make_trainer(cfg, self._folder, signals)

@@ -56,8 +56,8 @@ def integrate(cfg: Any) -> int:
     tuning = FineTuning(cfg, path, output) if cfg.method == "finetune" else None
     reading = {key: cfg.data[key] for key in ("layer", "counts")} | {"genes": dict(cfg.genes)}
     console = Console()
-    embeddings = {ZERO_SHOT: files.embed(adata, cfg.model_folder, path.name, **reading)}
-    if tuning is not None:
+    embeddings = {}
+    if tuning is not None:  # first: where it was interrupted it goes on at once
         try:
             losses = tuning.run(adata, console)
         except Stopped as stop:
@@ -65,7 +65,10 @@ def integrate(cfg: Any) -> int:
             return stop.exit_code
         tuning.task.network.save_pretrained(folder := files.beside(output, "model"))
         console.print(f"model:  {folder} ({losses})", highlight=False, soft_wrap=True)
-        embeddings[FINE_TUNED] = files.embed(adata, str(folder), path.name, verbose=False, **reading)
+    if tuning is None or labels is not None:
+        embeddings[ZERO_SHOT] = files.embed(adata, cfg.model_folder, path.name, **reading)
+    if tuning is not None:  # last: this one is kept in the file
+        embeddings[FINE_TUNED] = files.embed(adata, str(folder), path.name, verbose=labels is None, **reading)
     finite = finite_rows(adata.obsm[EMBEDDING], path.name)
     settings = {
         "command": "integrate",

@@ -87,7 +87,7 @@ def long_job(given: Given, output: Path, *more: str) -> list[str]:
 def finished(job: list[str], cwd: Path) -> str:
     """Run a job to its end and return what it says; in a process of its own, as rounding depends on what ran before."""
     process = spawn(job, cwd, "cellfm_torch.cli")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out
 

@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from cellfm_torch.data.module import CellDataModule
     from cellfm_torch.embedding import embed
     from cellfm_torch.errors import UserError
+    from cellfm_torch.gene_tasks.embeddings import gene_embeddings
     from cellfm_torch.gene_tasks.function import gene_function
     from cellfm_torch.gene_tasks.modules import gene_modules
+    from cellfm_torch.gene_tasks.relations import gene_relations
+    from cellfm_torch.gene_tasks.specificity import specific_genes
+    from cellfm_torch.gene_tasks.whatif import what_if
     from cellfm_torch.model import (
         CellFM,
         CellFMConfig,
@@ -69,8 +73,12 @@ _HOME = {
     "data.module": ("CellDataModule",),
     "embedding": ("embed",),
     "errors": ("UserError",),
+    "gene_tasks.embeddings": ("gene_embeddings",),
     "gene_tasks.function": ("gene_function",),
     "gene_tasks.modules": ("gene_modules",),
+    "gene_tasks.relations": ("gene_relations",),
+    "gene_tasks.specificity": ("specific_genes",),
+    "gene_tasks.whatif": ("what_if",),
     "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction", "ScFoundation", "ScFoundationConfig", "load_model"),
     "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
     "predict": ("predict",),
@@ -111,8 +119,10 @@ __all__ = [
     "UserError",
     "compare",
     "embed",
+    "gene_embeddings",
     "gene_function",
     "gene_modules",
+    "gene_relations",
     "load_model",
     "predict",
     "pretraining_loss",
@@ -120,6 +130,8 @@ __all__ = [
     "retention_map",
     "retention_state",
     "score_beside",
+    "specific_genes",
+    "what_if",
     "write_report",
 ]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from scipy.stats import fisher_exact
+from scipy.stats import fisher_exact, hypergeom
 from sklearn.metrics import adjusted_rand_score
 
 from cellfm_torch import CellFM, CellFMConfig, cli, gene_modules
@@ -21,7 +21,7 @@ from cellfm_torch.data.gene_sets import GeneSets
 from cellfm_torch.errors import UserError
 from cellfm_torch.gene_tasks.modules.activity import group_activity, module_activity
 from cellfm_torch.gene_tasks.modules.cluster import find_modules
-from cellfm_torch.gene_tasks.modules.enrichment import enriched_modules, enrichment
+from cellfm_torch.gene_tasks.modules.enrichment import enriched_modules, enrichment, upper_tail
 
 NUM_GENES, NUM_CELLS, PLANTED = 240, 60, 4
 MODULE = np.arange(NUM_GENES) % PLANTED
@@ -106,7 +106,20 @@ def test_enrichment_is_fishers_exact_test() -> None:
     first = table.sort_values("p").iloc[0]
     assert (first["module"], first["set"], first["overlap"]) == (1, "planted", 20)
     assert first["genes"].split() == [f"G{i}" for i in members["planted"]]
-    assert enriched_modules(table, 1e-6) == 1 and enriched_modules(table, 1.0) == 3
+    assert enriched_modules(labels, sets, 1e-6) == 1 and enriched_modules(labels, sets, 1.0) == 3
+    assert not enrichment(np.full(200, -1), sets).size and enriched_modules(np.full(200, -1), sets, 1.0) == 0
+
+
+def test_upper_tail_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    total = 8000
+    drawn, good = rng.integers(1, 3000, 300), rng.integers(1, 500, 300)
+    overlap = np.minimum(rng.binomial(good, np.clip(rng.random(300), 0, 1)), drawn)
+    wanted = hypergeom.sf(overlap - 1, total, good, drawn)
+    # Logarithms of factorials are of the order of 6e4, which leaves eleven digits of the probability.
+    np.testing.assert_allclose(upper_tail(overlap, total, drawn, good), wanted, rtol=1e-9, atol=1e-290)
+    assert upper_tail(np.array([5]), 5, np.array([5]), np.array([5])) == pytest.approx(1)
+    assert upper_tail(np.array([0, 3]), 10, np.array([3]), np.array([3])).tolist() == pytest.approx([1, 1 / 120])
 
 
 def test_enrichment_is_that_of_gseapy() -> None:

@@ -44,7 +44,7 @@ class Question:
     binary : bool
         Two classes rather than terms of which a gene may have several.
     left_out : int
-        Labelled genes of a csv that the model does not know, or that have both labels.
+        Labelled genes of a csv that the model does not know or has no embedding for, or that have both labels.
     """
 
     name: str

@@ -217,7 +217,7 @@ def _table(modules: Modules, sets: GeneSets | None, fdr: float) -> pd.DataFrame:
     """Return the resolutions of an embedding with how many modules have an enriched set."""
     table = modules.resolutions.copy()
     if sets is not None:
-        number = [enriched_modules(enrichment(modules.labels[r], sets), fdr) for r in table["resolution"]]
+        number = [enriched_modules(modules.labels[r], sets, fdr) for r in table["resolution"]]
         table["enriched"] = number
         table["share_enriched"] = np.array(number) / np.maximum(table["modules"], 1)
     return table

@@ -28,7 +28,7 @@ def train(cfg: Any) -> int:
     set_backend(cfg.backend)
     from cellfm_torch.commands.interrupt import Stopped, StopSignals
     from cellfm_torch.commands.run_folder import RunFolder
-    from cellfm_torch.commands.training import fit, make_trainer
+    from cellfm_torch.commands.training import chosen, fit, make_trainer
 
     console = Console()
     folder = RunFolder(cfg.run_dir)
@@ -41,7 +41,7 @@ def train(cfg: Any) -> int:
         if done is None:
             data = instantiate(cfg.data, _partial_=True)(input_spec=network.input_spec)
             data.setup("fit")
-            trainer = make_trainer(cfg, folder, signals, logger=list(instantiate(cfg.logger).values()))
+            trainer = make_trainer(cfg, folder, signals, logger=chosen(cfg.logger))
             try:
                 fit(trainer, task, data, cfg=cfg, folder=folder)
             except Stopped as stop:

@@ -13,6 +13,11 @@ from cellfm_torch.commands.run_folder import RunFolder
 from cellfm_torch.errors import UserError
 
 
+def chosen(group: DictConfig) -> list[Any]:
+    """Build the members of a group by name, such as callbacks; one that was set to null is left out."""
+    return [member for member in instantiate(group).values() if member is not None]
+
+
 def make_trainer(cfg: DictConfig, folder: RunFolder, signals: StopSignals, *, logger: Any = False) -> pl.Trainer:
     """Return the Trainer of a configuration, with its callbacks and those that make a run resumable.
 
@@ -27,7 +32,7 @@ def make_trainer(cfg: DictConfig, folder: RunFolder, signals: StopSignals, *, lo
     logger
         As the Trainer takes it.
     """
-    callbacks = [*instantiate(cfg.callbacks).values(), RandomState(), SaveOnStop(signals, folder.checkpoint)]
+    callbacks = [*chosen(cfg.callbacks), RandomState(), SaveOnStop(signals, folder.checkpoint)]
     trainer: pl.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=logger)
     return trainer
 

@@ -18,7 +18,7 @@ def small_job(cells: Path, run_dir: Path, *more: str) -> list[str]:
         f"data.path={cells}",
         f"run_dir={run_dir}",
         "data.token_budget=6144",
-        "~callbacks.umap",
+        "callbacks.umap=null",
         *more,
     ]
 

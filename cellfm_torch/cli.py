@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
+from cellfm_torch import paths
 from cellfm_torch.command_line import OneLineParser
 from cellfm_torch.errors import nearest
 from cellfm_torch.verbs import VERBS, Group, Option, Verb
@@ -36,7 +37,9 @@ def _verb_parser(name: str, verb: Verb, options: tuple[Option, ...]) -> OneLineP
             parser.add_argument(option.flag, dest=option.key, action="store_true", help=text)
     if verb.words:
         parser.usage = f"cellfm {name} {verb.words[1]} ... [options] [key=value ...]"
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any other key of the configuration")
+    file = paths.CONF / f"{name.replace(' ', '_')}.yaml"
+    text = f"any other key of the configuration, listed with its meaning in {file}"
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=text)
     return parser
 
 

@@ -27,23 +27,26 @@ def run(cfg: Any) -> int:
 
     from cellfm_torch.commands.gene_files import gene_names, results_folder, write_settings
     from cellfm_torch.data.files import one_file
-    from cellfm_torch.errors import UserError
+    from cellfm_torch.data.gene_sets import read_gmt
+    from cellfm_torch.data.genes import GeneVocab
     from cellfm_torch.gene_tasks.relations import gene_relations
     from cellfm_torch.gene_tasks.relations.scoring import score_relations
+    from cellfm_torch.model.checkpoint import model_named
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     settings = dict(options)
     cells, model = one_file(options.pop("cells")), options.pop("model_folder")
     results = results_folder(options.pop("results"), overwrite=options["overwrite"])
     edges, sets = options.pop("edges"), options.pop("sets")
-    if sets is not None and not Path(sets).expanduser().is_file():
-        raise UserError(f"{sets}: no such file of gene sets")
+    if sets is not None:  # a wrong file is found before the work
+        model_named(model)
+        read_gmt(sets, GeneVocab.from_file(Path(model).expanduser() / "genes.txt").symbols)
     genes = gene_names(options.pop("gene_list"))
     reading = options.pop("data") | {"genes": options.pop("genes")}
     keep = results / "parts"
     chosen = {name: options[name] for name in ("by", "groups", "least_cells", "most_cells", "seed", "token_budget")}
     try:
-        found = gene_relations(model, cells, between=genes, keep=keep, **options, **reading)
+        found = gene_relations(model, cells, gene_list=genes, keep=keep, **options, **reading)
         console = Console()
         for group, one in found.items():
             _write(one, results / _file_name(group), edges=edges, seed=options["seed"])

@@ -24,6 +24,7 @@ def run(cfg: Any) -> int:
 
     from cellfm_torch.commands.gene_files import results_folder, write_genes, write_settings, write_table
     from cellfm_torch.data.files import one_file
+    from cellfm_torch.data.gene_annotation import known_biotypes
     from cellfm_torch.gene_tasks.specificity import specific_genes
     from cellfm_torch.gene_tasks.specificity.run import check_biotype
 
@@ -33,6 +34,8 @@ def run(cfg: Any) -> int:
     results = results_folder(options.pop("results"), overwrite=options["overwrite"])
     biotype, top, fdr = options.pop("biotype"), options.pop("top"), options.pop("fdr")
     reading = options.pop("data") | {"genes": options.pop("genes")}
+    if biotype is not None:
+        check_biotype(biotype, known_biotypes())
     keep = results / "parts"
     try:
         found = specific_genes(model, cells, keep=keep, **options, **reading)
@@ -44,8 +47,6 @@ def run(cfg: Any) -> int:
     write_genes(found.cells, results / "cells.h5ad")
     write_settings(settings, results)
     shutil.rmtree(keep, ignore_errors=True)
-    if biotype is not None:
-        check_biotype(biotype, found.table)
     console = Console()
     console.print(_table(found, top, biotype=biotype, fdr=fdr))
     drawn = _draw(found, results, top, biotype=biotype, fdr=fdr)
@@ -67,19 +68,23 @@ def _table(found: Any, top: int, *, biotype: str | None, fdr: float) -> Any:
 
     kind = f" of kind {biotype}" if biotype else ""
     title = f"Genes{kind} with more weight for cls in a group than in the rest"
-    caption = "AUC*: among cells that express the gene. AUC+: of expression, log1p(CP10K), instead of weight"
+    caption = (
+        "weight: mean weight for cls, 1 is a fair share. cells: of the group that express the gene. AUC*: among cells "
+        "that express it. AUC+: of expression, log1p(CP10K), instead of weight."
+    )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, caption=caption, caption_justify="left")
     table.add_column("group", no_wrap=True)
     table.add_column("gene", no_wrap=True)
-    for heading in ("weight", "rest", "AUC", "FDR", "AUC*", "AUC+"):
+    for heading in ("weight", "rest", "cells", "AUC", "FDR", "AUC*", "AUC+"):
         table.add_column(heading, justify="right")
     for group in dict.fromkeys(found.table["group"]):
         rows = found.top(group, top, biotype=biotype, fdr=fdr)
         if rows.empty:
             table.add_row(group, "none")
         for i, row in enumerate(rows.itertuples()):
-            figures = (row.weight, row.weight_rest, row.auc, row.fdr, row.auc_expressed, row.expression_auc)
-            shown = [f"{x:.1e}" if i == 3 else f"{x:.2f}" if x == x else "-" for i, x in enumerate(figures)]
+            numbers = (row.weight, row.weight_rest, row.auc, row.auc_expressed, row.expression_auc)
+            shown = [f"{x:.2f}" if x == x else "-" for x in numbers]
+            shown = [*shown[:2], f"{row.expressing}", shown[2], f"{row.fdr:.1e}", *shown[3:]]
             table.add_row(group if i == 0 else "", row.gene, *shown)
     return table
 

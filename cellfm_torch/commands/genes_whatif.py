@@ -35,7 +35,7 @@ def run(cfg: Any) -> int:
     genes, keep = gene_names(options.pop("gene_list")), results / "parts"
     reading = options.pop("data") | {"genes": options.pop("genes")}
     try:
-        found = what_if(model, cells, edit_genes=genes, keep=keep, **options, **reading)
+        found = what_if(model, cells, gene_list=genes, keep=keep, **options, **reading)
     except KeyboardInterrupt:
         print(f"interrupted: what is done is kept in {keep}; the same command goes on", file=sys.stderr)
         return 130
@@ -53,7 +53,13 @@ def run(cfg: Any) -> int:
 def _table(found: Any) -> Any:
     from rich.table import Table
 
-    caption = "shift: mean of 1 - cosine; null: the same for genes of like expression in the same cells"
+    tested = found.table["z"].notna()
+    caption = (
+        "shift: mean of 1 - cosine between a cell's embeddings. null: that of other genes edited in the same cells, of "
+        "expression near the gene's own. z, FDR: against permutations."
+    )
+    if not tested.all():
+        caption += f" Not shown: {(~tested).sum()} edited in fewer than 3 cells of their group."
     title = f"Genes that move the embedding of cells: {found.edit}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, caption=caption, caption_justify="left")
     for heading in ("group", "gene"):
@@ -65,7 +71,7 @@ def _table(found: Any) -> Any:
             figures = (f"{row.cells}", f"{row.shift:.2e}", f"{row.null:.2e}", f"{row.z:.1f}", f"{row.fdr:.3f}")
             table.add_row(str(group) if i == 0 else "", row.gene, *figures)
         if rows["z"].isna().all():
-            table.add_row(str(group), "none was edited in enough cells")
+            table.add_row(str(group), "none")
     return table
 
 

@@ -42,6 +42,11 @@ def annotate_genes(symbols: Sequence[str], *, table: str | None = None) -> pd.Da
     )
 
 
+def known_biotypes() -> list[str]:
+    """Return the biotypes that genes of the vocabularies have."""
+    return sorted({*_biotypes().values(), UNKNOWN})
+
+
 @functools.cache
 def _biotypes() -> dict[str, str]:
     with gzip.open(VOCAB / "biotypes.tsv.gz", "rt", encoding="utf-8") as file:

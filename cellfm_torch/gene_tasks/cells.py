@@ -5,6 +5,8 @@ Shapes: n cells, r cells of a group.
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,19 @@ from rich.console import Console
 from cellfm_torch.batch import CellBatch
 from cellfm_torch.data.fingerprint import fingerprint
 from cellfm_torch.data.module import CellDataModule
+from cellfm_torch.data.options import ReadOptions
+from cellfm_torch.data.source import SOURCE_COLUMN
 from cellfm_torch.errors import UserError, examples, nearest
 from cellfm_torch.model.loading import Backbone
 
 ALL = "all"
 """Name of the one group where cells are not grouped."""
+
+READING = {field.name for field in dataclasses.fields(ReadOptions)} | {"stream", "target_depth", "totals"}
+"""Options of how cells are read."""
+
+MADE = {SOURCE_COLUMN, "n_genes_by_counts", "total_counts", "pct_counts_mt"}
+"""Columns of obs that reading makes."""
 
 LEAST_CELLS = 10
 """Groups of fewer cells are left out: a mean over them would say more of the cells than of the group."""
@@ -89,6 +99,11 @@ class CellGroups:
         UserError
             If the cells cannot be read, there is no such column or group, or no group has enough cells.
         """
+        known = {*inspect.signature(cls.read).parameters, *READING}
+        if wrong := [name for name in reading if name not in READING]:
+            raise UserError(f"there is no option '{wrong[0]}'{nearest(wrong[0], known)}")
+        if isinstance(groups, str):
+            groups = [groups]
         data = CellDataModule(
             cells,
             input_spec=model.input_spec.sampling(None),
@@ -99,7 +114,8 @@ class CellGroups:
             **reading,
         )
         lengths, name = data.table.lengths, "AnnData" if isinstance(cells, AnnData) else str(cells)
-        if by is not None and by not in (there := data.collection.columns):
+        there = [column for column in data.collection.columns if column not in MADE]
+        if by is not None and by not in data.collection.columns:
             raise UserError(f"by={by}: no such column in obs of {name} (it has {', '.join(there)}){nearest(by, there)}")
         if not lengths.any():
             raise UserError(f"{name}: none of its {len(lengths):,} cells has counts in the model's genes")
@@ -108,11 +124,15 @@ class CellGroups:
         found = {ALL: np.flatnonzero(lengths > 0)} if by is None else _by_label(data, lengths)
         rows = _chosen(found, groups, by=by, least=least_cells, name=name, verbose=verbose)
         if most_cells is not None:
-            rng = np.random.default_rng(seed)
+            rng, before = np.random.default_rng(seed), sum(map(len, rows.values()))
             rows = {
                 group: np.sort(rng.choice(kept, most_cells, replace=False)) if len(kept) > most_cells else kept
                 for group, kept in rows.items()
             }
+            drawn = sum(map(len, rows.values()))
+            if drawn < before and verbose:
+                what = f"drawn: {drawn:,} of {before:,} cells, at most {most_cells:,} of a group (most_cells)"
+                Console().print(what, highlight=False, markup=False, soft_wrap=True)
         source = {"cells": name, **({} if isinstance(cells, AnnData) else fingerprint(Path(cells)))}
         return cls(data, rows, source)
 

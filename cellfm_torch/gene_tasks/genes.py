@@ -15,8 +15,8 @@ from cellfm_torch.errors import UserError, examples, nearest
 from cellfm_torch.model.loading import Backbone
 
 
-def named_genes(model: Backbone, names: Sequence[str], *, option: str = "genes") -> NDArray[np.int64]:
-    """Return the positions of genes in a model's vocabulary (M,), in the order of the names.
+def named_genes(model: Backbone, names: Sequence[str] | str, *, option: str = "gene_list") -> NDArray[np.int64]:
+    """Return the positions of genes in a model's vocabulary (M,), in the order of the names; one name is a list of one.
 
     Names are symbols, Ensembl ids, previous symbols or aliases.
 
@@ -25,7 +25,7 @@ def named_genes(model: Backbone, names: Sequence[str], *, option: str = "genes")
     UserError
         If one is unknown, with the nearest name; or two mean the same gene.
     """
-    symbols = model.input_spec.genes or ()
+    symbols, names = model.input_spec.genes or (), [names] if isinstance(names, str) else list(names)
     match = GeneVocab(symbols, first_id=model.input_spec.first_id).match(names)
     if unknown := match.unmatched:
         hint = nearest(unknown[0].upper(), symbols)

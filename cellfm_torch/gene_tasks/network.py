@@ -13,6 +13,7 @@ from cellfm_torch.data.fingerprint import checksum
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.model.cellfm import CellFM
 from cellfm_torch.model.loading import Backbone, load_model
+from cellfm_torch.model.scfoundation import ScFoundation
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 
@@ -34,6 +35,8 @@ def on_device(model: Backbone | str | Path, accelerator: str = "auto") -> Iterat
         If the folder is none, or there is no such device.
     """
     device = _device(accelerator)
+    if not isinstance(model, str | Path | CellFM | ScFoundation):
+        raise UserError(f"model: give a model folder or a network, not a {type(model).__name__}; the cells come second")
     if not isinstance(model, str | Path):
         training, before = model.training, model.static_genes.device
         try:

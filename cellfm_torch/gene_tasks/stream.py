@@ -81,6 +81,9 @@ def stream(
                 done = int(there.pop("cells_done"))
                 added.load(there)
                 advance(done, new=False)
+                if verbose and done:
+                    line = f"going on: {done:,} of {len(rows):,} cells of {group} were done before"
+                    Console().print(line, highlight=False, markup=False, soft_wrap=True)
             saved, pause = time.monotonic(), SAVE_SECONDS
             for batch in cells.batches(rows[done:]):
                 added.add(batch.to(device))

@@ -41,7 +41,10 @@ def gene_shifts(table: Any, *, ax: Axes | None = None, title: str = "", fdr: flo
         ends = np.array([min(x.min(), y.min()) / 1.5, max(x.max(), y.max()) * 1.5])
         ax.plot(ends, ends, "--", color="0.5", linewidth=0.8)
         ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
-        ax.legend(frameon=False, fontsize=7, loc="lower right")
+        ax.legend(frameon=False, fontsize=7, loc="best")
+    else:
+        ax.set(xticks=[], yticks=[])
+        ax.text(0.5, 0.5, "no gene was edited\nin enough cells", ha="center", va="center", transform=ax.transAxes)
     ax.set_xlabel("genes of the same expression, mean 1 - cosine")
     ax.set_ylabel("gene, mean 1 - cosine")
     ax.spines[["top", "right"]].set_visible(False)

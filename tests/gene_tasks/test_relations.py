@@ -25,7 +25,7 @@ GENES = ["MALAT1", "B2M", "RPL10", "CD3D", "LYZ", "FTL", "FTH1", "ACTB"]
 
 @pytest.fixture(scope="module")
 def found(network: CellFM, adata: anndata.AnnData) -> GeneRelations:
-    return gene_relations(network, adata, between=GENES, by_head=True, verbose=False, token_budget=3000)["all"]
+    return gene_relations(network, adata, gene_list=GENES, by_head=True, verbose=False, token_budget=3000)["all"]
 
 
 def test_equals_the_oracle(found: GeneRelations, network: CellFM, adata: anndata.AnnData) -> None:
@@ -59,7 +59,7 @@ def test_rows_add_up_to_one_over_all_genes_and_prefix(network: CellFM, adata: an
     one = adata[[0]].copy()
     (batch,) = list(single_cells(one, network))
     names = [network.genes[i - 1] for i in batch.gene_ids.tolist()]
-    found = gene_relations(network, one, between=names, least_cells=1, verbose=False)["all"]
+    found = gene_relations(network, one, gene_list=names, least_cells=1, verbose=False)["all"]
     to_cls = maps_of(batch, network)[0].mean(1)[:, 1:, 0].numpy()
     # A row is a sum of some 700 float32 shares.
     assert np.abs(found.shares[:, 0].sum(-1) + to_cls - 1).max() < 1e-4
@@ -68,10 +68,10 @@ def test_rows_add_up_to_one_over_all_genes_and_prefix(network: CellFM, adata: an
 def test_mean_of_heads_is_what_is_kept_without_them(
     found: GeneRelations, network: CellFM, adata: anndata.AnnData
 ) -> None:
-    mean = gene_relations(network, adata, between=GENES, verbose=False)["all"]
+    mean = gene_relations(network, adata, gene_list=GENES, verbose=False)["all"]
     assert mean.shares.shape == (2, 1, 8, 8) and found.shares.shape == (2, 2, 8, 8)
     assert np.abs(mean.map() - found.map()).max() < 1e-6 * found.map().max()  # one float32 product or two
-    second = gene_relations(network, adata, between=GENES, layers=[2], verbose=False)["all"]
+    second = gene_relations(network, adata, gene_list=GENES, layers=[2], verbose=False)["all"]
     assert np.array_equal(second.map(), mean.map(2)) and second.layers == (2,)
     with pytest.raises(UserError, match="head=3: there are 1 to 2"):
         found.map(1, 3)
@@ -122,7 +122,7 @@ def test_memory_is_that_of_one_cell(network: CellFM, adata: anndata.AnnData) -> 
     def peak(number: int) -> int:
         part = adata[3 : 3 + number].copy()
         tracemalloc.start()
-        gene_relations(network, part, between=genes, least_cells=1, layers=[1], verbose=False, token_budget=1)
+        gene_relations(network, part, gene_list=genes, least_cells=1, layers=[1], verbose=False, token_budget=1)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most
@@ -157,9 +157,9 @@ def test_score_of_planted_sets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"between": ["CD3D", "MALATI"]}, "between: the model has no gene 'MALATI'; did you mean 'MALAT1'"),
-        ({"between": ["CD3D", "ENSG00000167286"]}, "is there twice, by this name or another"),
-        ({"between": ["CD3D"]}, "1 of the genes asked for: relations take two"),
+        ({"gene_list": ["CD3D", "MALATI"]}, "gene_list: the model has no gene 'MALATI'; did you mean 'MALAT1'"),
+        ({"gene_list": ["CD3D", "ENSG00000167286"]}, "is there twice, by this name or another"),
+        ({"gene_list": ["CD3D"]}, "1 of the genes asked for: relations take two"),
         ({"layers": [3]}, "there is no layer 3; this model has 1 to 2"),
         ({"top_genes": 200_000, "by_head": True, "least_cells": 1}, "lower top_genes, name fewer layers"),
     ],
@@ -197,3 +197,16 @@ def test_command(folder: Path, cells: Path, tmp_path: Path, capsys: pytest.Captu
     assert networkx.read_graphml(results / "b.graphml").number_of_edges() > 5
     assert main([*arguments, "--results", str(results)]) == 2
     assert "holds results already" in capsys.readouterr().err
+
+
+def test_wrong_gene_sets_are_found_before_the_work(
+    folder: Path, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets, results = tmp_path / "mouse.gmt", tmp_path / "results"
+    sets.write_text("one\tx\tCd3d\tLyz2\n")
+    arguments = ["genes", "relations", str(cells), "--sets", str(sets), "--results", str(results)]
+    assert main([*arguments, "--model", str(folder)]) == 2
+    assert "none of the genes of its 1 sets is known" in capsys.readouterr().err and not results.exists()
+    assert main([*arguments, "--model", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "config.json" in error and error.count("\n") == 1

@@ -58,7 +58,8 @@ def test_table_of_planted_differences() -> None:
     cells, codes = planted()
     table = specificity(cells, codes, ["one", "two"])
     one = table[table["group"] == "one"].set_index("gene")
-    assert set(one.index) == {"CD3D", "MALAT1", "LYZ"}, "a gene that no cell expresses is not tested"
+    assert set(one.index) == {"CD3D", "MALAT1", "LYZ"}, "a gene that no cell expresses is not there"
+    assert one.loc["CD3D", "expressing"] == 40
     assert one.loc["CD3D", "auc"] == 1 and np.isnan(one.loc["CD3D", "auc_expressed"])
     assert one.loc["CD3D", "expression_auc"] == 1 and one.loc["CD3D", "share_rest"] == 0
     assert one.loc["MALAT1", "auc"] == one.loc["MALAT1", "auc_expressed"] == 1
@@ -76,6 +77,17 @@ def test_table_of_planted_differences() -> None:
     with pytest.raises(UserError, match="group=on: there are one, two"):
         found.top("on")
     assert found.agreement(1).loc["one", "overlap"] == 1
+
+
+def test_rare_genes_are_not_tested() -> None:
+    """One cell of five expresses a gene, and nobody else: the rank test would say 5e-5, Fisher's exact one 0.06."""
+    cells, _ = planted()
+    codes = np.repeat([0, 1], [5, 75])
+    rare = sp.csr_matrix(([1.0], ([0], [3])), shape=cells.shape)
+    cells.X, cells.layers[WEIGHTS] = cells.X + rare, cells.layers[WEIGHTS] + rare
+    one = specificity(cells, codes, ["one", "two"]).query("group == 'one'").set_index("gene")
+    assert np.isnan(one.loc["B2M", ["p", "fdr", "fdr_expressed", "expression_fdr"]].astype(float)).all()
+    assert one.loc["B2M", "auc"] > 0.5 and one.loc["B2M", "expressing"] == 1 and np.isfinite(one.loc["LYZ", "fdr"])
 
 
 def test_labels_that_mean_nothing_find_nothing(found: SpecificGenes) -> None:

@@ -59,7 +59,7 @@ def test_shift_of_what_hardly_differs() -> None:
 
 
 def test_shifts_equal_those_of_files_edited_by_hand(network: CellFM, adata: anndata.AnnData) -> None:
-    found = what_if(network, adata, edit_genes=GENES, most_cells=8, least_cells=1, pool=5, verbose=False)
+    found = what_if(network, adata, gene_list=GENES, most_cells=8, least_cells=1, pool=5, verbose=False)
     asked = found.edits[found.edits["asked"]]
     assert len(asked) > 10
     double = {int(batch.cell_index[0]): batch for batch in single_cells(adata, network)}
@@ -85,7 +85,7 @@ def test_shifts_equal_those_of_files_edited_by_hand(network: CellFM, adata: annd
 
 
 def test_numbers_do_not_depend_on_the_batch(network: CellFM, adata: anndata.AnnData) -> None:
-    options: dict[str, Any] = {"edit_genes": GENES, "most_cells": 5, "least_cells": 1, "pool": 4, "verbose": False}
+    options: dict[str, Any] = {"gene_list": GENES, "most_cells": 5, "least_cells": 1, "pool": 4, "verbose": False}
     whole = what_if(network, adata, **options).edits
     pieces = what_if(network, adata, token_budget=2000, **options).edits
     assert whole[["cell", "gene"]].equals(pieces[["cell", "gene"]])
@@ -93,9 +93,7 @@ def test_numbers_do_not_depend_on_the_batch(network: CellFM, adata: anndata.AnnD
 
 
 def test_set_to_puts_genes_into_all_cells(network: CellFM, adata: anndata.AnnData) -> None:
-    found = what_if(
-        network, adata, edit_genes=["CD3D"], set_to=3.0, most_cells=10, least_cells=1, pool=3, verbose=False
-    )
+    found = what_if(network, adata, gene_list=["CD3D"], set_to=3.0, most_cells=10, least_cells=1, pool=3, verbose=False)
     asked = found.edits[found.edits["asked"]]
     assert len(asked) == 10 and (asked["value"] == 0).any() and (asked["shift"] > 0).all()
     assert found.edit == "set to 3" and found.table["cells"].iloc[0] == 10
@@ -145,10 +143,10 @@ def test_too_few_cells_are_not_tested() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"edit_genes": ["MALATI"]}, "edit_genes: the model has no gene 'MALATI'; did you mean 'MALAT1'?"),
+        ({"gene_list": ["MALATI"]}, "gene_list: the model has no gene 'MALATI'; did you mean 'MALAT1'?"),
         ({"set_to": -1.0}, "set_to=-1.0: give log1p\\(CP10K\\) above 0"),
         ({"pool": 0}, "pool=0: must be at least 1"),
-        ({"edit_genes": ["TNMD"]}, "no cell expresses any of the genes asked for"),
+        ({"gene_list": ["TNMD"]}, "no cell expresses any of the genes asked for"),
     ],
 )
 def test_says_what_is_wrong(options: dict[str, Any], says: str, network: CellFM, adata: anndata.AnnData) -> None:
@@ -166,3 +164,21 @@ def test_command(folder: Path, cells: Path, tmp_path: Path, capsys: pytest.Captu
     }
     table = pd.read_csv(results / "genes.csv")
     assert len(table) == 4 and set(table["group"]) == {"a", "b"} and set(table["gene"]) == {"MALAT1", "B2M"}
+
+
+def test_one_name_is_one_gene_and_arguments_are_told_apart(network: CellFM, adata: anndata.AnnData) -> None:
+    found = what_if(network, adata, gene_list="LYZ", most_cells=4, least_cells=1, pool=2, verbose=False)
+    assert set(found.table["gene"]) == {"LYZ"} and len(repr(found)) < 200
+    with pytest.raises(UserError, match="give a model folder or a network, not a AnnData; the cells come second"):
+        what_if(adata, network)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="there is no option 'bye'; did you mean 'by'?"):
+        what_if(network, adata, bye="kind")
+    with pytest.raises(UserError, match="set_to=abc: give log1p"):
+        what_if(network, adata, set_to="abc")  # type: ignore[arg-type]
+
+
+def test_says_how_many_cells_are_drawn(
+    network: CellFM, adata: anndata.AnnData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    what_if(network, adata, gene_list="LYZ", most_cells=4, least_cells=1, pool=2)
+    assert "drawn: 4 of 42 cells, at most 4 of a group (most_cells)" in capsys.readouterr().out

@@ -5,7 +5,7 @@ Shapes: n cells, M genes, C modules.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cellfm_torch.analysis.expression import moments
+from cellfm_torch.gene_tasks.cells import LEAST_CELLS
 
 
 def module_activity(values: sp.csr_matrix, labels: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -32,6 +33,14 @@ def module_activity(values: sp.csr_matrix, labels: NDArray[np.int64]) -> NDArray
     weights = inside * scale[:, None] / np.maximum(inside.sum(0), 1)
     # z-scores have no zeros: the mean is taken away from the sum, not from each gene.
     return np.asarray(values.astype(np.float64) @ weights - mean @ weights, dtype=np.float32)
+
+
+def large_groups(groups: Iterable[str | None]) -> NDArray[np.bool_]:
+    """Return which cells are in a group of enough cells for a mean, (n,); of all groups where none is."""
+    given = pd.Series(list(groups), dtype=object)
+    there = given.notna().to_numpy()
+    large = there & (given.map(given.value_counts()).fillna(0) >= LEAST_CELLS).to_numpy()
+    return np.asarray(large if large.any() else there)
 
 
 def group_activity(activity: NDArray[Any], groups: Sequence[str], names: Sequence[str]) -> pd.DataFrame:

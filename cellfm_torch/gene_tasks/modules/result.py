@@ -67,13 +67,8 @@ class ModulesResult:
         """Return a row for each module.
 
         Columns: ``genes``, ``enriched`` (sets), ``first`` (the set of the least p), ``fdr`` (of it), and ``active_in``
-        where cells are in groups: the group in which the module is highest above the mean over the genes of all
-        modules, as cells in which more genes are seen are higher in all.
+        where cells are in groups: the group with the highest activity.
         """
-        sizes = self.genes.obs["module"].value_counts().reindex(self.names).to_numpy()
-        above = None
-        if self.activity is not None:
-            above = self.activity - np.average(self.activity, axis=0, weights=sizes)
         rows = []
         for name in self.names:
             own = self.enrichment[(self.enrichment["module"] == name) & (self.enrichment["fdr"] <= self.fdr)]
@@ -85,7 +80,7 @@ class ModulesResult:
                     "enriched": len(own),
                     "first": "" if best is None else best["set"],
                     "fdr": np.nan if best is None else float(best["fdr"]),
-                    "active_in": "" if above is None else str(above.loc[name].idxmax()),
+                    "active_in": "" if self.activity is None else str(self.activity.loc[name].idxmax()),
                 }
             )
         return pd.DataFrame(rows)

@@ -20,7 +20,7 @@ from cellfm_torch.errors import UserError
 from cellfm_torch.gene_tasks.embeddings.run import CELLS, CONTEXT
 from cellfm_torch.gene_tasks.embeddings.static import STATIC
 from cellfm_torch.gene_tasks.embeddings.table import stored_gene_embedding
-from cellfm_torch.gene_tasks.modules.activity import group_activity, module_activity
+from cellfm_torch.gene_tasks.modules.activity import group_activity, large_groups, module_activity
 from cellfm_torch.gene_tasks.modules.cluster import LEAST_MODULES, Modules, directions, find_modules
 from cellfm_torch.gene_tasks.modules.enrichment import COLUMNS, enriched_modules, enrichment
 from cellfm_torch.gene_tasks.modules.result import ModulesResult, describe, module_names
@@ -162,7 +162,7 @@ def gene_modules(
         scored = AnnData(obs=profiles.obs.copy(), obsm={"X_modules": scores}, var=pd.DataFrame(index=[]))
         scored.uns["cellfm_modules"] = clustered.uns["cellfm_modules"]
         if groups is not None:
-            there = np.array([group is not None for group in groups])
+            there = large_groups(groups)
             activity = group_activity(scores[there], list(groups[there]), list(names.categories))
     resolution_table = pd.concat(tables, names=["features"]).reset_index(level=0).reset_index(drop=True)
     comparison = pd.concat(

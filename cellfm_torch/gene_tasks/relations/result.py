@@ -6,7 +6,7 @@ Shapes: M chosen genes, G vocabulary, L layers, H heads, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,12 +57,12 @@ class GeneRelations:
     cells: int
     genes: tuple[str, ...]
     layers: tuple[int, ...]
-    shares: Floats
-    expressed: NDArray[np.int64]
-    both: NDArray[np.int32]
-    context: Floats
-    cls: pd.DataFrame
-    expressed_by_gene: pd.Series
+    shares: Floats = field(repr=False)
+    expressed: NDArray[np.int64] = field(repr=False)
+    both: NDArray[np.int32] = field(repr=False)
+    context: Floats = field(repr=False)
+    cls: pd.DataFrame = field(repr=False)
+    expressed_by_gene: pd.Series = field(repr=False)
 
     @classmethod
     def of(

@@ -32,7 +32,7 @@ def gene_relations(
     *,
     by: str | None = None,
     groups: Sequence[str] | None = None,
-    between: Sequence[str] | None = None,
+    gene_list: Sequence[str] | None = None,
     top_genes: int = 2000,
     layers: Sequence[int] | None = None,
     by_head: bool = False,
@@ -61,7 +61,7 @@ def gene_relations(
         Column of ``obs``: maps for each group of cells rather than for all.
     groups
         Which groups; None: all of at least `least_cells` cells.
-    between
+    gene_list
         Which genes; None: the `top_genes` most variable ones over all groups.
     top_genes
         M, where no genes are named; among those that at least `least_cells` cells express.
@@ -94,7 +94,7 @@ def gene_relations(
     with on_device(model, accelerator) as (network, about):
         network = retention_only(network, "gene relations")
         wanted = chosen_layers(network, layers)
-        named = None if between is None else named_genes(network, list(between), option="between")
+        named = None if gene_list is None else named_genes(network, gene_list)
         given = CellGroups.read(
             cells,
             network,

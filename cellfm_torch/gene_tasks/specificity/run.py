@@ -5,8 +5,8 @@ Shapes: B cells, G vocabulary, C groups, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from cellfm_torch.gene_tasks.stream import stream
 from cellfm_torch.job_folder import open_job
 from cellfm_torch.model.loading import Backbone
 
+LEAST_EXPRESSING = 10
+"""Cells that express a gene below which it is not tested."""
+
 WEIGHTS = "cellfm_cls"
 """Name in ``layers`` of the weights for cls."""
 
@@ -43,11 +46,13 @@ class SpecificGenes:
         - ``group``, ``gene``, ``ensembl_id``, ``biotype``;
         - ``weight``, ``weight_rest``: mean over cells of the gene's weight for cls, as a multiple of a fair share, 0
           where it is not expressed; ``log2_ratio`` of the two;
+        - ``expressing``: cells of the group that express it; ``share``, ``share_rest``: their share there and in the
+          rest;
         - ``auc``: effect size, probability that a cell of the group gives the gene more weight than one of the rest
-          (0.5: no difference), with ``p`` and ``fdr`` of the rank-sum test (Benjamini-Hochberg within the group);
+          (0.5: no difference), with ``p`` and ``fdr`` of the rank-sum test (Benjamini-Hochberg within the group). Genes
+          that fewer than ten cells of all groups express are not tested, NaN: the test is not exact for so few;
         - ``auc_expressed``, ``fdr_expressed``: the same among cells that express the gene, which says what the model
           adds to expression;
-        - ``share``, ``share_rest``: of cells that express it;
         - ``expression_auc``, ``expression_fdr``: the same test on log1p(CP10K), as scanpy's rank_genes_groups.
     cells : AnnData
         The cells it was found in, ``X`` their log1p(CP10K) and ``layers["cellfm_cls"]`` the weights.
@@ -55,8 +60,8 @@ class SpecificGenes:
         Column of ``obs`` with the groups.
     """
 
-    table: pd.DataFrame
-    cells: AnnData
+    table: pd.DataFrame = field(repr=False)
+    cells: AnnData = field(repr=False)
     by: str
 
     def top(self, group: str, number: int = 20, *, biotype: str | None = None, fdr: float = 0.05) -> pd.DataFrame:
@@ -83,7 +88,7 @@ class SpecificGenes:
             raise UserError(f"group={group}: there are {', '.join(groups)}{nearest(group, groups)}")
         rows = self.table[self.table["group"] == group]
         if biotype is not None:
-            rows = rows[(rows["biotype"] == check_biotype(biotype, self.table)).to_numpy()]
+            rows = rows[(rows["biotype"] == check_biotype(biotype, self.table["biotype"])).to_numpy()]
         return rows[(rows["auc"] > 0.5) & (rows["fdr"] <= fdr)].head(number).reset_index(drop=True)
 
     def agreement(self, number: int = 100) -> pd.DataFrame:
@@ -103,15 +108,15 @@ class SpecificGenes:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("group")
 
 
-def check_biotype(biotype: str, table: pd.DataFrame) -> str:
-    """Return a biotype that some gene of the table has.
+def check_biotype(biotype: str, known: Iterable[str]) -> str:
+    """Return a biotype that is known.
 
     Raises
     ------
     UserError
         With the nearest one.
     """
-    there = sorted(set(table["biotype"].astype(str)))
+    there = sorted(set(known))
     if biotype not in there:
         raise UserError(f"biotype={biotype}: genes here are {', '.join(there)}{nearest(biotype, there)}")
     return biotype
@@ -210,6 +215,13 @@ def specific_genes(
     return SpecificGenes(specificity(found, codes, list(given.rows)), found, by)
 
 
+def _fdr(p: NDArray[np.float64], tested: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return false discovery rates among the genes that are tested; NaN for others."""
+    found = np.full(len(p), np.nan)
+    found[tested] = benjamini_hochberg(p[tested])
+    return found
+
+
 def specificity(cells: AnnData, codes: NDArray[np.integer], groups: Sequence[str]) -> pd.DataFrame:
     """Return the table of :class:`SpecificGenes` for cells that have weights; unexpressed genes are not in it."""
     there = np.flatnonzero(cells.X.getnnz(0))
@@ -226,7 +238,7 @@ def specificity(cells: AnnData, codes: NDArray[np.integer], groups: Sequence[str
     means, shares = sums / sizes, expressing / sizes
     rest = len(codes) - sizes
     means_rest, shares_rest = (sums.sum(0) - sums) / rest, (expressing.sum(0) - expressing) / rest
-    var = cells.var.iloc[there]
+    often, var = expressing.sum(0) >= LEAST_EXPRESSING, cells.var.iloc[there]
     tables = []
     for i, group in enumerate(groups):
         table = pd.DataFrame(
@@ -239,14 +251,15 @@ def specificity(cells: AnnData, codes: NDArray[np.integer], groups: Sequence[str
                 "weight_rest": means_rest[i],
                 "log2_ratio": np.log2((means[i] + 1e-3) / (means_rest[i] + 1e-3)),
                 "auc": tests[""].auc[i],
-                "p": tests[""].p[i],
-                "fdr": benjamini_hochberg(tests[""].p[i]),
+                "p": np.where(often, tests[""].p[i], np.nan),
+                "fdr": _fdr(tests[""].p[i], often),
                 "auc_expressed": tests["_expressed"].auc[i],
-                "fdr_expressed": benjamini_hochberg(tests["_expressed"].p[i]),
+                "fdr_expressed": _fdr(tests["_expressed"].p[i], often),
+                "expressing": expressing[i].astype(np.int64),
                 "share": shares[i],
                 "share_rest": shares_rest[i],
                 "expression_auc": tests["expression_"].auc[i],
-                "expression_fdr": benjamini_hochberg(tests["expression_"].p[i]),
+                "expression_fdr": _fdr(tests["expression_"].p[i], often),
             }
         )
         tables.append(table.sort_values("auc", ascending=False, kind="stable"))

@@ -6,7 +6,7 @@ Shapes: M genes asked about, C width of a cell embedding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class WhatIf:
         What was done: ``"remove"``, or ``"set to 2.5"``.
     """
 
-    table: pd.DataFrame
-    edits: pd.DataFrame
+    table: pd.DataFrame = field(repr=False)
+    edits: pd.DataFrame = field(repr=False)
     edit: str
 
 
@@ -54,7 +54,7 @@ def what_if(
     cells: AnnData | str | Path,
     *,
     set_to: float | None = None,
-    edit_genes: Sequence[str] | None = None,
+    gene_list: Sequence[str] | None = None,
     top_genes: int = 50,
     by: str | None = None,
     groups: Sequence[str] | None = None,
@@ -83,7 +83,7 @@ def what_if(
         Cells with raw counts: a file of any known format, or an AnnData.
     set_to
         log1p(CP10K) that the gene gets, also in cells that do not express it. None: it is taken out of cells that do.
-    edit_genes
+    gene_list
         Which; None: the `top_genes` most variable ones.
     by, groups, least_cells
         Groups of cells, see :func:`~cellfm_torch.gene_tasks.embeddings.run.gene_embeddings`.
@@ -96,6 +96,11 @@ def what_if(
     keep, overwrite, accelerator, token_budget, verbose, reading
         As in :func:`~cellfm_torch.gene_tasks.embeddings.run.gene_embeddings`.
 
+    Returns
+    -------
+    WhatIf
+        ``table``, a row per group and gene, ``edits``, a row per edit, and ``edit``, what was done.
+
     Raises
     ------
     UserError
@@ -103,9 +108,9 @@ def what_if(
 
     Examples
     --------
-    >>> found = what_if("CellFM_80M_weight", "cells.h5ad", by="cell_type", edit_genes=["SPI1"])  # doctest: +SKIP
+    >>> found = what_if("CellFM_80M_weight", "cells.h5ad", by="cell_type", gene_list=["SPI1"])  # doctest: +SKIP
     """
-    if set_to is not None and not 0 < set_to <= 15:
+    if set_to is not None and not (isinstance(set_to, int | float) and 0 < set_to <= 15):
         raise UserError(
             f"set_to={set_to}: give log1p(CP10K) above 0 and at most 15, or leave it out to remove the gene"
         )
@@ -115,7 +120,7 @@ def what_if(
     value = REMOVED if set_to is None else float(set_to)
     with on_device(model, accelerator) as (network, about):
         symbols, first_id = network.input_spec.genes or (), network.input_spec.first_id
-        named = None if edit_genes is None else named_genes(network, list(edit_genes), option="edit_genes")
+        named = None if gene_list is None else named_genes(network, gene_list)
         given = CellGroups.read(
             cells,
             network,

@@ -84,7 +84,7 @@ def what_if(
     set_to
         log1p(CP10K) that the gene gets, also in cells that do not express it. None: it is taken out of cells that do.
     gene_list
-        Which; None: the `top_genes` most variable ones.
+        Which; None: the `top_genes` most variable ones of those that one cell in ten expresses.
     by, groups, least_cells
         Groups of cells, see :func:`~cellfm_torch.gene_tasks.embeddings.run.gene_embeddings`.
     most_cells
@@ -135,7 +135,9 @@ def what_if(
         )
         reader = stream(given, lambda _: ExpressionSums(len(symbols), first_id), what="Reading", verbose=verbose)
         sums = added([arrays for _, arrays in reader])
-        chosen = variable(sums, top_genes, least_cells=least_cells) if named is None else named
+        # Of genes that one cell in ten has, or most are edited in too few cells to be tested.
+        often = max(least_cells, int(sums["cells"]) // 10)
+        chosen = variable(sums, top_genes, least_cells=often) if named is None else named
         if set_to is None and not (sums["expressed"][chosen] > 0).any():
             raise UserError(f"{given.source['cells']}: no cell expresses any of the genes asked for: nothing to remove")
         others = np.flatnonzero(sums["expressed"] > 0)

@@ -26,7 +26,7 @@ def run(cfg: Any) -> int:
     from cellfm_torch.data.files import one_file
     from cellfm_torch.data.gene_annotation import known_biotypes
     from cellfm_torch.gene_tasks.specificity import specific_genes
-    from cellfm_torch.gene_tasks.specificity.run import check_biotype
+    from cellfm_torch.gene_tasks.specificity.result import check_biotype
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     settings = dict(options)

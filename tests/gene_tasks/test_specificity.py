@@ -17,7 +17,7 @@ from cellfm_torch.analysis.markers import benjamini_hochberg
 from cellfm_torch.cli import main
 from cellfm_torch.data.gene_annotation import annotate_genes
 from cellfm_torch.gene_tasks.specificity import SpecificGenes, specific_genes
-from cellfm_torch.gene_tasks.specificity.run import WEIGHTS, specificity
+from cellfm_torch.gene_tasks.specificity.result import WEIGHTS, specificity
 
 
 @pytest.fixture(scope="module")

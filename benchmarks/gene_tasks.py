@@ -76,7 +76,9 @@ def table_of(frame: pd.DataFrame, first: list[str], figures: dict[str, str]) -> 
     """Return a Markdown table: texts, then figures with their spread where there is one."""
     lines = ["| " + " | ".join([*first, *figures.values()]) + " |", "|" + "---|" * (len(first) + len(figures))]
     for _, row in frame.iterrows():
-        shown = [str(row[name]) for name in first] + [number(row[name], row.get(f"{name}_sd")) for name in figures]
+        shown = [str(row[name]).replace("|", "\\|") for name in first] + [
+            number(row[name], row.get(f"{name}_sd")) for name in figures
+        ]
         lines.append(f"| {' | '.join(shown)} |")
     return lines
 
@@ -131,7 +133,7 @@ def page(work: Path, model: Path) -> list[str]:
     lines = ["# Gene tasks", "", f"Model: {described(model)}."]
     lines += ["A small model trained on PBMC3k alone says nothing of CellFM."]
     lines += function_lines(work) + relation_lines(work)
-    without = ("results:", "Weights", "Editing", "Maps", "Reading")
+    without = ("results:", "Weights", "Editing", "Maps", "Reading", *(f"{i}" for i in range(10)))
     lines += said(work, "modules", last=26, without=without)
     lines += said(work, "specific", last=42, without=without) + said(work, "whatif", last=34, without=without)
     peaks = {file.parent.name: json.loads(file.read_text())["peak_gb"] for file in sorted(work.glob(f"*/{DONE}"))}

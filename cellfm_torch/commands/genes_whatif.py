@@ -55,7 +55,7 @@ def _table(found: Any) -> Any:
 
     tested = found.table["z"].notna()
     caption = (
-        "shift: mean of 1 - cosine between a cell's embeddings. null: that of other genes edited in the same cells, of "
+        "shift: geometric mean of 1 - cosine between a cell's embeddings. null: that of other genes edited in the same cells, of "
         "expression near the gene's own. z, FDR: against permutations."
     )
     if not tested.all():

@@ -45,8 +45,8 @@ def gene_shifts(table: Any, *, ax: Axes | None = None, title: str = "", fdr: flo
     else:
         ax.set(xticks=[], yticks=[])
         ax.text(0.5, 0.5, "no gene was edited\nin enough cells", ha="center", va="center", transform=ax.transAxes)
-    ax.set_xlabel("genes of the same expression, mean 1 - cosine")
-    ax.set_ylabel("gene, mean 1 - cosine")
+    ax.set_xlabel("genes of the same expression, 1 - cosine")
+    ax.set_ylabel("gene, 1 - cosine")
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_title(title, loc="left", fontsize=9)
     return ax

@@ -18,7 +18,11 @@ from cellfm_torch.gene_tasks.cells import LEAST_CELLS
 
 
 def module_activity(values: sp.csr_matrix, labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the mean over a module's genes of their z-scored log1p(CP10K), (n, C).
+    """Return how much more active a module is in a cell than the cell's genes are on the whole, (n, C).
+
+    The mean over a module's genes of their z-scored log1p(CP10K), minus the same over the genes of all modules: without
+    it, cells in which more genes are seen would be higher in every module. As scanpy's score_genes, with all modules for
+    the reference.
 
     Parameters
     ----------
@@ -30,7 +34,8 @@ def module_activity(values: sp.csr_matrix, labels: NDArray[np.int64]) -> NDArray
     mean, variance = moments(values)
     scale = np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0)  # no variance: z is 0
     inside = labels[:, None] == np.arange(int(labels.max(initial=-1)) + 1)
-    weights = inside * scale[:, None] / np.maximum(inside.sum(0), 1)
+    share = inside / np.maximum(inside.sum(0), 1) - inside.any(1)[:, None] / max(int(inside.any(1).sum()), 1)
+    weights = share * scale[:, None]
     # z-scores have no zeros: the mean is taken away from the sum, not from each gene.
     return np.asarray(values.astype(np.float64) @ weights - mean @ weights, dtype=np.float32)
 

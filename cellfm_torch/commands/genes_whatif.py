@@ -55,8 +55,8 @@ def _table(found: Any) -> Any:
 
     tested = found.table["z"].notna()
     caption = (
-        "shift: geometric mean of 1 - cosine between a cell's embeddings. null: that of other genes edited in the same cells, of "
-        "expression near the gene's own. z, FDR: against permutations."
+        "shift: geometric mean of 1 - cosine between a cell's embeddings. null: that of other genes edited in the same "
+        "cells, of expression near the gene's own. z, FDR: against permutations."
     )
     if not tested.all():
         caption += f" Not shown: {(~tested).sum()} edited in fewer than 3 cells of their group."

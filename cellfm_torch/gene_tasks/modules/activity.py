@@ -21,8 +21,8 @@ def module_activity(values: sp.csr_matrix, labels: NDArray[np.int64]) -> NDArray
     """Return how much more active a module is in a cell than the cell's genes are on the whole, (n, C).
 
     The mean over a module's genes of their z-scored log1p(CP10K), minus the same over the genes of all modules: without
-    it, cells in which more genes are seen would be higher in every module. As scanpy's score_genes, with all modules for
-    the reference.
+    it, cells in which more genes are seen would be higher in every module. As scanpy's score_genes, with all
+    modules for the reference.
 
     Parameters
     ----------

@@ -23,11 +23,11 @@ def permutation_test(
 ) -> pd.DataFrame:
     """Test each gene's mean shift against that of genes in its place.
 
-    Means are of logarithms: single genes move a cell a thousand times as far as most.
     In each cell in which a gene was edited, one of the edits of the cell is drawn in its place, from the ten of other
     genes whose value was nearest; the mean of these over cells is what a gene of the same expression would do. The
     higher a gene, the further it moves a cell, and the highest have none but lower ones near: what is drawn is moved
-    along the cell's trend (a straight line of log shift on value) to the value of the gene it stands for.
+    along the cell's trend (a straight line of log shift on value) to the value of the gene it stands for. Means are of
+    logarithms, as single genes move a cell a thousand times as far as most.
 
     Parameters
     ----------

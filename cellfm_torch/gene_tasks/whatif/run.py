@@ -35,8 +35,8 @@ class WhatIf:
     ----------
     table : DataFrame
         A row per group and gene, by group and falling z: ``group``, ``gene``, ``ensembl_id``, ``biotype``, ``cells``
-        (in which it was edited), ``shift`` (geometric mean of one minus the cosine of the cell's embeddings), ``null`` (that
-        of genes of the same expression), ``z``, ``p``, ``fdr``.
+        (in which it was edited), ``shift`` (geometric mean of one minus the cosine of the cell's embeddings), ``null``
+        (that of genes of the same expression), ``z``, ``p``, ``fdr``.
     edits : DataFrame
         A row per edit: ``group``, ``cell`` (name), ``gene``, ``value`` (log1p(CP10K) before), ``shift``, ``asked`` (or
         drawn for comparison).

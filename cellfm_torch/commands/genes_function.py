@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,13 +34,15 @@ def run(cfg: Any) -> int:
     options["seeds"] = whole_numbers(options["seeds"], "seeds")
     options["pairs"] = None if options["pairs"] is None else listed(options["pairs"])
     settings = dict(options)
-    results = results_folder(options.pop("results"), overwrite=options.pop("overwrite"))
+    results = results_folder(options.pop("results"), overwrite=options["overwrite"])
     reading = options.pop("data") | {"genes": options.pop("genes")}
+    keep = results / "parts"
     labels, folder = options.pop("labels"), options.pop("model_folder")
     try:
-        result = gene_function(labels, folder, **options, **reading)
+        result = gene_function(labels, folder, keep=keep, **options, **reading)
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        done = f"what is done is kept in {keep}; the same command goes on" if keep.exists() else "nothing was written"
+        print(f"interrupted: {done}", file=sys.stderr)
         return 130
     console = Console()
     for line in result.left_out:
@@ -51,6 +54,7 @@ def run(cfg: Any) -> int:
     for line in result.verdicts():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     _save(result, summary, settings, results)
+    shutil.rmtree(keep, ignore_errors=True)
     console.print(f"results: {results}", highlight=False, markup=False, soft_wrap=True)
     return 0
 

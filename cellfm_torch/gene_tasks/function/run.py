@@ -6,6 +6,7 @@ Shapes: n genes of a question, T terms, G genes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.gene_tasks.embeddings.static import STATIC
 from cellfm_torch.gene_tasks.function.features import BASELINES, MAJORITY, Features, read_features
 from cellfm_torch.gene_tasks.function.folds import gene_folds, read_families
+from cellfm_torch.gene_tasks.function.kept import digest, kept
 from cellfm_torch.gene_tasks.function.labels import Question, read_questions
 from cellfm_torch.gene_tasks.function.probes import PROBES, prior, standardised
 from cellfm_torch.gene_tasks.function.result import FunctionResult
 from cellfm_torch.gene_tasks.function.scores import function_scores, term_scores
 from cellfm_torch.gene_tasks.steps import steps
+from cellfm_torch.job_folder import open_job
 from cellfm_torch.model.loading import Backbone
 from cellfm_torch.paths import PBMC3K
 
@@ -49,6 +52,8 @@ def gene_function(
     most_genes: int | None = None,
     accelerator: str = "cpu",
     training: dict[str, Any] | None = None,
+    keep: str | Path | None = None,
+    overwrite: bool = False,
     verbose: bool = True,
     **reading: Any,
 ) -> FunctionResult:
@@ -81,6 +86,10 @@ def gene_function(
         That the small networks are trained on.
     training
         ``batch_size``, ``most_epochs``, ``patience`` of the small networks, ``neighbours`` of the vote.
+    keep
+        Folder in which each cross-validation is kept while it works: the same call goes on after an interruption.
+    overwrite
+        Throw away what another job has kept there.
     reading
         How `cells` are read: fields of :class:`~cellfm_torch.data.options.ReadOptions`.
 
@@ -133,12 +142,26 @@ def gene_function(
     plan += [(name, probe) for name in features.by_name for probe in probes]
     result = FunctionResult(features.asked, questions, features.genes, features.left_out)
     total = len(questions) * len(plan) * len(seeds)
+    folder = None if keep is None else Path(keep)
+    if folder is not None:
+        job = {
+            "labels_and_embeddings": digest(questions, features),
+            "classifiers": plan,
+            "folds": folds,
+            "seeds": seeds,
+        }
+        open_job(folder, job | {"training": options, "families": str(families)}, overwrite=overwrite)
+    number = 0
     with steps(total, "cross-validations", show=verbose) as advance:
         for question in questions:
             for seed in seeds:
                 fold = dealt[question.name, seed]
                 for name, probe in plan:
-                    found = _cross_validate(question, features, name, probe, fold, seed=seed, options=options)
+                    compute = partial(
+                        _cross_validate, question, features, name, probe, fold, seed=seed, options=options
+                    )
+                    found = kept(folder, number, question.targets.shape, compute)
+                    number += 1
                     _score(result, question, fold, found, features=name, probe=probe, seed=seed)
                     advance(f"{question.name}, {name} by {probe}")
     return result

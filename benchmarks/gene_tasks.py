@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ from benchmarks.report import RESULTS, stem_of  # noqa: E402
 GO, HALLMARK = "enrichr.GO_Biological_Process_2021.gmt", "h.all.v2026.1.Hs.symbols.gmt"
 LABELS = "geneformer_gene_labels_symbols.csv"
 DONE = "done.json"
+PICTURES = {"relations": "relations_hallmark/results/scores.png", "specific": "specific/results/genes.png"}
+"""Copied beside the page, by the word in their name."""
 
 
 def jobs(options: argparse.Namespace) -> dict[str, list[str]]:
@@ -162,6 +165,11 @@ def main() -> None:
     about: dict[str, Any] = machine() | versions(["torch", "scikit-learn", "igraph"])
     lines += ["", f"{about['cores']} cores of {about['processor']}; torch {about['torch']}."]
     stem = stem_of("gene_tasks", hardware_slug("cpu"), RESULTS)
+    for word, file in PICTURES.items():
+        if (options.work / file).is_file():
+            picture = stem.with_name(f"{stem.name}_{word}.png")
+            shutil.copyfile(options.work / file, picture)
+            lines += ["", f"![{word}]({picture.name})"]
     stem.with_suffix(".json").write_text(json.dumps({"machine": about, "page": lines}, indent=1))
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{stem}.md")

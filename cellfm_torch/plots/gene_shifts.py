@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def gene_shifts(table: Any, *, ax: Axes | None = None, title: str = "", fdr: float = 0.05, labels: int = 12) -> Axes:
+def gene_shifts(table: Any, *, ax: Axes | None = None, title: str = "", fdr: float = 0.05, labels: int = 5) -> Axes:
     """Draw each gene's mean shift against that of genes in its place, both on a logarithmic scale.
 
     Parameters

@@ -268,3 +268,8 @@ def test_refusals(options: dict[str, Any], says: str, files: Path, monkeypatch: 
     with pytest.raises(UserError) as caught:
         gene_modules(made_up_genes(), given.pop("cells", None), **given)
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_path_is_no_embedding() -> None:
+    with pytest.raises(UserError, match="give an AnnData of genes, as gene_embeddings returns it, not a str"):
+        gene_modules("model", "cells.h5ad")  # type: ignore[arg-type]

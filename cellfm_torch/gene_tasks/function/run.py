@@ -93,6 +93,13 @@ def gene_function(
     reading
         How `cells` are read: fields of :class:`~cellfm_torch.data.options.ReadOptions`.
 
+    Returns
+    -------
+    FunctionResult
+        ``summary()``, a row per task, features and probe with mean and standard deviation over folds and seeds;
+        ``scores``, each fold; ``per_term()``; ``predictions()``, out-of-fold probabilities in an AnnData of genes;
+        ``verdicts()``, a line per task that says whether an embedding beats the best baseline.
+
     Raises
     ------
     UserError

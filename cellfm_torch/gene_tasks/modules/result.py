@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,13 +44,13 @@ class ModulesResult:
         Where a set counts.
     """
 
-    genes: AnnData
-    resolutions: pd.DataFrame
-    comparison: pd.DataFrame
-    enrichment: pd.DataFrame
-    cells: AnnData | None
-    activity: pd.DataFrame | None
-    unit: NDArray[np.float32]
+    genes: AnnData = field(repr=False)
+    resolutions: pd.DataFrame = field(repr=False)
+    comparison: pd.DataFrame = field(repr=False)
+    enrichment: pd.DataFrame = field(repr=False)
+    cells: AnnData | None = field(repr=False)
+    activity: pd.DataFrame | None = field(repr=False)
+    unit: NDArray[np.float32] = field(repr=False)
     key: str
     fdr: float
 

@@ -89,6 +89,12 @@ def gene_modules(
     reading
         How `cells` are read: fields of :class:`~cellfm_torch.data.options.ReadOptions`.
 
+    Returns
+    -------
+    ModulesResult
+        ``genes`` (an AnnData with ``obs["module"]``), ``overview()``, ``enrichment``, ``activity`` by group,
+        ``comparison`` with the baselines.
+
     Raises
     ------
     UserError
@@ -99,6 +105,10 @@ def gene_modules(
     >>> genes = gene_embeddings("CellFM_80M_weight", "cells.h5ad")  # doctest: +SKIP
     >>> gene_modules(genes, "cells.h5ad", sets="GO.gmt", by="cell_type").overview()  # doctest: +SKIP
     """
+    if not isinstance(embeddings, AnnData):
+        raise UserError(
+            f"embeddings: give an AnnData of genes, as gene_embeddings returns it, not a {type(embeddings).__name__}"
+        )
     _check(resolutions, seeds, neighbours)
     x = stored_gene_embedding(embeddings, key, source)
     profiles = None

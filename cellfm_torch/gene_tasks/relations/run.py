@@ -79,7 +79,8 @@ def gene_relations(
     Returns
     -------
     dict of str to GeneRelations
-        By group; ``"all"`` where cells are not grouped.
+        By group; ``"all"`` where cells are not grouped. Each has ``edges(top)``, ``graph(top)``, ``map(layer, head)``,
+        ``strength()``, ``cls`` (weights of genes for cls) and ``to_anndata()``.
 
     Raises
     ------

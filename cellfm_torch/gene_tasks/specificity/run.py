@@ -63,6 +63,8 @@ def specific_genes(
     Returns
     -------
     SpecificGenes
+        ``table``, a row per group and gene (its columns are explained at the class), ``top(group, biotype=...)``,
+        ``agreement()`` with expression, and ``cells`` with the weights of each.
 
     Raises
     ------

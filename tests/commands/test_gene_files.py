@@ -29,7 +29,7 @@ def test_results_are_not_replaced(tmp_path: Path) -> None:
     assert results_folder(str(tmp_path), overwrite=False) == tmp_path
     (tmp_path / "settings.json").write_text("{}")
     assert results_folder(str(tmp_path), overwrite=True) == tmp_path
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="holds results already"):
         results_folder(str(tmp_path), overwrite=False)
     with pytest.raises(UserError, match="is a file"):
         results_folder(str(tmp_path / "settings.json"), overwrite=True)

@@ -72,17 +72,16 @@ def _numbers(given: Any) -> list[float]:
 
 def _read(options: dict[str, Any], reading: dict[str, Any], keep: Path) -> tuple[Any, Any, str]:
     """Return genes, cells (or None) and the name of the file; takes what it uses out of the options."""
-    import anndata
-
     from cellfm_torch.data.files import one_file
     from cellfm_torch.errors import UserError
     from cellfm_torch.gene_tasks.embeddings import gene_embeddings
+    from cellfm_torch.gene_tasks.embeddings.table import read_genes
 
     path = one_file(options.pop("given"))
     folder, cells = options.pop("model_folder"), options.pop("cells")
     computing = {name: options.pop(name) for name in ("accelerator", "overwrite")}
     if _is_genes(path):
-        return anndata.read_h5ad(path), cells, str(path)
+        return read_genes(path), cells, str(path)
     if cells is not None:
         raise UserError(f"{path} holds no genes of cellfm genes embed, and cells={cells} are given besides: give one")
     if folder is None:
@@ -95,9 +94,11 @@ def _read(options: dict[str, Any], reading: dict[str, Any], keep: Path) -> tuple
 def _is_genes(path: Path) -> bool:
     import h5py
 
+    from cellfm_torch.data.sources.damage import damage_named
+
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
-    with h5py.File(path, "r") as file:
+    with damage_named(path), h5py.File(path, "r") as file:
         return MARK in file.get("uns", {})
 
 

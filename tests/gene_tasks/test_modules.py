@@ -273,3 +273,15 @@ def test_refusals(options: dict[str, Any], says: str, files: Path, monkeypatch: 
 def test_a_path_is_no_embedding() -> None:
     with pytest.raises(UserError, match="give an AnnData of genes, as gene_embeddings returns it, not a str"):
         gene_modules("model", "cells.h5ad")  # type: ignore[arg-type]
+
+
+def test_a_truncated_file_is_named(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = tmp_path / "whole.h5ad"
+    made_up_genes().write_h5ad(whole)
+    path = tmp_path / "genes.h5ad"
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    sets = str(files / "sets.gmt")
+    for arguments in (["modules", str(path)], ["function", "--labels", sets, "--embeddings", str(path)]):
+        assert cli.main(["genes", *arguments, "--results", str(tmp_path / "results")]) == 2
+        error = capsys.readouterr().err
+        assert f"{path}: is truncated (its end is missing)" in error and error.count("\n") == 1

@@ -5,10 +5,14 @@ Shapes: G vocabulary, D width.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import anndata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellfm_torch.data.sources.damage import damage_named
 from cellfm_torch.errors import UserError, nearest
 
 
@@ -29,6 +33,18 @@ def embedding_table(genes: AnnData) -> pd.DataFrame:
         obs["embedding"] = key.removeprefix("X_")
         tables.append(pd.concat([obs, table], axis=1))
     return pd.concat(tables, ignore_index=True)
+
+
+def read_genes(path: Path) -> AnnData:
+    """Read an h5ad file of genes into memory.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read.
+    """
+    with damage_named(path):
+        return anndata.read_h5ad(path)
 
 
 def stored_gene_embedding(genes: AnnData, key: str, source: str) -> np.ndarray:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import anndata
 import numpy as np
 import pandas as pd
 import torch
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.gene_tasks.embeddings.static import STATIC
-from cellfm_torch.gene_tasks.embeddings.table import stored_gene_embedding
+from cellfm_torch.gene_tasks.embeddings.table import read_genes, stored_gene_embedding
 from cellfm_torch.gene_tasks.network import on_device
 from cellfm_torch.gene_tasks.profiles import GeneProfiles
 from cellfm_torch.model.loading import Backbone
@@ -154,10 +153,7 @@ def _genes_of(given: AnnData | str | Path) -> tuple[AnnData, str]:
     path = Path(given).expanduser()
     if not path.is_file():
         raise UserError(f"embeddings={path}: there is no such file: cellfm genes embed makes one")
-    try:
-        return anndata.read_h5ad(path), str(path)
-    except Exception as problem:  # anndata passes on whatever h5py, numpy or pandas say of a damaged file
-        raise UserError(f"{path}: cannot be read as an h5ad file of genes ({str(problem)[:100]})") from None
+    return read_genes(path), str(path)
 
 
 def _constant(values: NDArray[Any]) -> Feature:

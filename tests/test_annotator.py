@@ -23,8 +23,8 @@ from cellfm_torch import (
     UserError,
 )
 from cellfm_torch.annotation.embedding import shown
-from cellfm_torch.annotation.evaluate import random_network
 from cellfm_torch.annotation.methods import METHODS
+from cellfm_torch.model.loading import untrained
 from cellfm_torch.paths import PBMC3K
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -189,11 +189,11 @@ def test_scfoundation_as_well(reference: anndata.AnnData, query: anndata.AnnData
 def test_random_weights_are_new_and_the_given_ones_stay(model: Path) -> None:
     network = CellFM.from_pretrained(model)
     before = {name: x.clone() for name, x in network.state_dict().items()}
-    fresh = random_network(network, 5)
+    fresh = untrained(network, seed=5)
     assert fresh.config == network.config and fresh.genes == network.genes
     assert not torch.equal(fresh.gene_emb.weight, network.gene_emb.weight)
     assert all(torch.equal(x, before[name]) for name, x in network.state_dict().items())
-    assert torch.equal(fresh.gene_emb.weight, random_network(network, 5).gene_emb.weight)
+    assert torch.equal(fresh.gene_emb.weight, untrained(network, seed=5).gene_emb.weight)
 
 
 def test_labels_map_and_cells_without_label(reference: anndata.AnnData, model: Path, tmp_path: Path) -> None:

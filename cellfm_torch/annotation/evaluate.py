@@ -8,11 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from cellfm_torch.analysis import baselines
@@ -22,6 +21,7 @@ from cellfm_torch.annotation.embedding import Embeddings
 from cellfm_torch.annotation.labels import codes_of
 from cellfm_torch.annotation.methods import FitOptions, Fitted, fit
 from cellfm_torch.data.labelled import CellSet
+from cellfm_torch.model.loading import untrained
 
 Floats = NDArray[np.float64]
 RANDOM = "random_weights"
@@ -79,14 +79,6 @@ class Results:
         found.columns = [name if kind == "mean" else f"{name}_sd" for name, kind in found.columns]
         sizes = groups[["train_cells", "cells", "novel_cells"]].mean()
         return found.assign(**sizes, seeds=groups.size()).reset_index()
-
-
-def random_network(network: Any, seed: int) -> Any:
-    """Return the same network with weights as before any training."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        fresh = type(network)(network.config, genes=network.genes)
-    return fresh.to(next(network.parameters()).device).requires_grad_(False)
 
 
 class Comparison:
@@ -209,7 +201,7 @@ class Comparison:
 
     def _random_embeddings(self, seed: int) -> Embeddings:
         if seed not in self._random:
-            self._random = {seed: Embeddings(random_network(self.embeddings.network, seed))}
+            self._random = {seed: Embeddings(untrained(cast(Any, self.embeddings.network), seed=seed))}
         return self._random[seed]
 
 

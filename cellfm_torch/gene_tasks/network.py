@@ -56,14 +56,6 @@ def on_device(model: Backbone | str | Path, accelerator: str = "auto") -> Iterat
     )
 
 
-def random_weights(network: Backbone, *, seed: int) -> Backbone:
-    """Return a network of the same configuration that has learned nothing, on the same device."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        fresh = type(network)(network.config, genes=network.input_spec.genes)  # type: ignore[arg-type]
-    return fresh.eval().to(network.static_genes.device)
-
-
 def _device(accelerator: str) -> torch.device:
     if accelerator not in ACCELERATORS:
         choices = ", ".join(ACCELERATORS)

@@ -36,3 +36,11 @@ def load_model(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Cel
         known = ", ".join(BACKBONES)
         raise UserError(f"{folder}: config.json names the model '{name}'{nearest(name, BACKBONES)}; there are {known}")
     return BACKBONES[name].from_pretrained(folder, dtype=dtype)
+
+
+def untrained(network: Backbone, *, seed: int) -> Backbone:
+    """Return a network of the same configuration that has learned nothing, without gradients, on the same device."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        fresh = type(network)(network.config, genes=network.genes)  # type: ignore[arg-type]
+    return fresh.eval().requires_grad_(False).to(network.static_genes.device)

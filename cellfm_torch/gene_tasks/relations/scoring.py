@@ -17,12 +17,12 @@ from cellfm_torch.data.gene_sets import read_gmt
 from cellfm_torch.gene_tasks.cells import CellGroups
 from cellfm_torch.gene_tasks.expression import CoExpressionSums, correlation
 from cellfm_torch.gene_tasks.genes import named_genes
-from cellfm_torch.gene_tasks.network import on_device, random_weights, retention_only
+from cellfm_torch.gene_tasks.network import on_device, retention_only
 from cellfm_torch.gene_tasks.relations.compare import compare_relations
 from cellfm_torch.gene_tasks.relations.result import GeneRelations
 from cellfm_torch.gene_tasks.relations.sums import MapSums
 from cellfm_torch.gene_tasks.stream import stream
-from cellfm_torch.model.loading import Backbone
+from cellfm_torch.model.loading import Backbone, untrained
 
 
 def score_relations(
@@ -69,7 +69,7 @@ def score_relations(
         given = CellGroups.read(cells, network, least_cells=least_cells, seed=seed, verbose=False, **reading)
         num_ids = len(network.gene_emb.weight)
         together = dict(stream(given, lambda _: CoExpressionSums(ids, num_ids), what="Co-expression"))
-        blank = retention_only(random_weights(network, seed=seed), "gene relations")
+        blank = retention_only(untrained(network, seed=seed), "gene relations")
         layers = [i - 1 for i in first.layers]
         tables = []
         for group, arrays in stream(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,18 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cellfm_torch.batch import CellBatch
 from cellfm_torch.files import written_beside
 from cellfm_torch.gene_tasks.cells import CellGroups
+from cellfm_torch.gene_tasks.steps import steps
 
 SAVE_SECONDS, SAVE_SHARE = 30.0, 0.05
 """At least so long passes between two states that are kept, and so long that keeping takes no larger share of the time:
 what a kill can lose."""
-
-PLAIN_SECONDS = 15.0
-"""Between two lines where nobody watches a terminal."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -73,14 +69,14 @@ def stream(
         Show progress.
     """
     total = sum(map(len, cells.rows.values()))
-    with _progress(what, total, show=verbose) as advance:
+    with steps(total, "cells", show=verbose, what=what, rate=True) as advance:
         for number, (group, rows) in enumerate(cells.rows.items()):
             file = None if keep is None else keep / f"{number:06}.npz"
             added, done = sums(group), 0
             if file is not None and (there := _kept(file)) is not None:
                 done = int(there.pop("cells_done"))
                 added.load(there)
-                advance(done, new=False)
+                advance(number=done, new=False)
                 if verbose and done:
                     line = f"going on: {done:,} of {len(rows):,} cells of {group} were done before"
                     Console().print(line, highlight=False, markup=False, soft_wrap=True)
@@ -88,7 +84,7 @@ def stream(
             for batch in cells.batches(rows[done:]):
                 added.add(batch.to(device))
                 done += batch.num_cells
-                advance(batch.num_cells)
+                advance(number=batch.num_cells)
                 if file is not None and (done == len(rows) or time.monotonic() - saved > pause):
                     began = time.monotonic()
                     _save(file, done, added.arrays())
@@ -111,34 +107,3 @@ def _kept(file: Path) -> dict[str, NDArray[Any]] | None:
             return dict(there)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-
-
-@contextmanager
-def _progress(what: str, total: int, *, show: bool) -> Iterator[Callable[..., None]]:
-    """Give a function that is told of cells that are done; it draws a bar, or prints a line now and then."""
-    console = Console()
-    if not show:
-        yield lambda number, new=True: None
-        return
-    if console.is_terminal and not console.is_dumb_terminal:
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("cells"), TimeRemainingColumn())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda number, new=True: bar.advance(task, number)
-        return
-    began = shown = time.monotonic()
-    done = before = 0
-
-    def advance(number: int, new: bool = True) -> None:
-        nonlocal done, before, shown
-        done += number
-        before += 0 if new else number
-        now = time.monotonic()
-        if now - shown >= PLAIN_SECONDS:
-            shown = now
-            rate = (done - before) / max(now - began, 1e-9)
-            left = (total - done) / max(rate, 1e-9)
-            line = f"{what} {done:,}/{total:,} cells, {rate:,.1f} cells/s, {left:,.0f} s left"
-            console.print(line, highlight=False, soft_wrap=True)
-
-    yield advance

@@ -10,12 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cellfm_torch.analysis.scores import rare_classes, scores
-from cellfm_torch.annotation.embedding import Embeddings
 from cellfm_torch.annotation.labels import classes_of, codes_of, labels_of, read_labels_map
 from cellfm_torch.annotation.methods import FitOptions, Fitted, check_method, described, fit
 from cellfm_torch.annotation.saved import Saved, read_saved, write_saved
 from cellfm_torch.data.files import Given, PathLike
 from cellfm_torch.data.labelled import CellSet
+from cellfm_torch.embedding.cell_sets import Embeddings
 from cellfm_torch.errors import UserError
 from cellfm_torch.model.loading import load_model
 from cellfm_torch.tasks.annotate import AnnotateTask

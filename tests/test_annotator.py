@@ -22,8 +22,8 @@ from cellfm_torch import (
     ScFoundationConfig,
     UserError,
 )
-from cellfm_torch.annotation.embedding import shown
 from cellfm_torch.annotation.methods import METHODS
+from cellfm_torch.embedding.cell_sets import shown
 from cellfm_torch.model.loading import untrained
 from cellfm_torch.paths import PBMC3K
 
@@ -267,6 +267,6 @@ def test_mistakes(reference: anndata.AnnData, query: anndata.AnnData, model: Pat
 def test_progress_where_nobody_watches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(shown([1, 2, 3], "embedding")) == [1, 2, 3]
     assert capsys.readouterr().err == ""  # soon done
-    monkeypatch.setattr("cellfm_torch.annotation.embedding.PLAIN_SECONDS", 0)
+    monkeypatch.setattr("cellfm_torch.embedding.cell_sets.PLAIN_SECONDS", 0)
     assert list(shown([1, 2, 3], "embedding")) == [1, 2, 3]
     assert capsys.readouterr().err.splitlines() == ["embedding 1/3 batches", "embedding 2/3 batches"]

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from cellfm_torch.analysis import baselines
 from cellfm_torch.analysis.scores import confusion_matrix, per_class, rare_classes, scores
 from cellfm_torch.annotation.designs import Design, Labelled, Part
-from cellfm_torch.annotation.embedding import Embeddings
 from cellfm_torch.annotation.labels import codes_of
 from cellfm_torch.annotation.methods import FitOptions, Fitted, fit
 from cellfm_torch.data.labelled import CellSet
+from cellfm_torch.embedding.cell_sets import Embeddings
 from cellfm_torch.model.loading import untrained
 
 Floats = NDArray[np.float64]

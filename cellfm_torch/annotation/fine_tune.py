@@ -5,57 +5,25 @@ Shapes: n cells of a set, r of its rows, C classes.
 
 from __future__ import annotations
 
-import copy
-import warnings
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 from torch import nn
 
-from cellfm_torch.annotation.embedding import shown
-from cellfm_torch.callbacks import RunProgress
+from cellfm_torch.callbacks.fitting import fit_in_memory
 from cellfm_torch.data.labelled import CellSet, LabelledCells
+from cellfm_torch.embedding.cell_sets import shown
+from cellfm_torch.model.adapted import adapted
 from cellfm_torch.model.cell_types import AnnotationHead
-from cellfm_torch.model.lora import add_lora
 from cellfm_torch.optim import Recipe
 from cellfm_torch.tasks.annotate import AnnotateTask
 
 EPOCHS = 30
 LEARNING_RATES = {"frozen": 1e-3, "lora": 1e-3, "full": 1e-4}
 """Full fine-tuning as published; new weights alone bear more."""
-
-
-class EpochHistory(Callback):
-    """Keep what was logged at the end of each epoch."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Add a row."""
-        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.rows.append({"epoch": float(trainer.current_epoch), **logged})
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """One row per epoch, indexed by its number from 0."""
-        if not self.rows:
-            return pd.DataFrame(index=pd.Index([], name="epoch"))
-        return pd.DataFrame(self.rows).astype({"epoch": int}).set_index("epoch")
-
-
-def prepared(network: nn.Module, method: str, *, lora_rank: int) -> nn.Module:
-    """Return the backbone as a method trains it; the one given keeps its weights whatever happens."""
-    if method == "lora":
-        return add_lora(network, lora_rank)
-    if method == "full":
-        return copy.deepcopy(network).requires_grad_(True)
-    return network.requires_grad_(False)
 
 
 def fine_tune(
@@ -98,33 +66,14 @@ def fine_tune(
     The trained task, in evaluation mode, and one row per epoch.
     """
     lr = LEARNING_RATES[method] if lr is None else lr
-    history = EpochHistory()
-    options = {
-        "max_epochs": EPOCHS,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "log_every_n_steps": 1,
-        **trainer_options,
-    }
-    more = options.pop("callbacks", None) or []
-    more = list(more) if isinstance(more, list | tuple) else [more]
-    bar = [RunProgress()] if options.get("enable_progress_bar", True) else []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        backbone = prepared(network, method, lora_rank=lora_rank)
+        backbone = adapted(network, method, lora_rank=lora_rank)
         head = AnnotationHead.for_network(backbone, num_classes)
         recipe = Recipe(lr=lr, min_lr=lr / 10, weight_decay=1e-5)
         weights = None if class_weights is None else class_weights.tolist()
         task = AnnotateTask(backbone, head, recipe=recipe, class_weights=weights)
-        with warnings.catch_warnings():  # of what is wanted: a frozen backbone is in evaluation mode
-            warnings.filterwarnings("ignore", message=r"Found .* module\(s\) in eval mode")
-            warnings.filterwarnings("ignore", message=r".*does not have many workers")
-            trainer = pl.Trainer(callbacks=[*bar, history, *more], **options)
-            trainer.fit(task, datamodule=data)
-    # Lightning takes a trained module back to the CPU; there is more to ask it.
-    return task.to(trainer.strategy.root_device).eval(), history.frame
+        return fit_in_memory(task, data, **{"max_epochs": EPOCHS, **trainer_options})
 
 
 @torch.inference_mode()

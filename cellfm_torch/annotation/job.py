@@ -20,13 +20,13 @@ import torch
 
 from cellfm_torch.analysis.baselines import available
 from cellfm_torch.annotation.designs import Design, Labelled, designs
-from cellfm_torch.annotation.embedding import Embeddings
 from cellfm_torch.annotation.evaluate import RANDOM, Question
 from cellfm_torch.annotation.labels import check_shared, classes_of, codes_of, labels_of, read_labels_map
 from cellfm_torch.annotation.methods import FitOptions, Fitted, described, fit
 from cellfm_torch.annotation.saved import Saved, write_saved
 from cellfm_torch.data.labelled import CellSet
 from cellfm_torch.data.report import print_report
+from cellfm_torch.embedding.cell_sets import Embeddings
 from cellfm_torch.embedding.record import cell_columns, record, weights_of
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.model.loading import load_model

@@ -16,9 +16,10 @@ from cellfm_torch.analysis.knn import NearestCells
 from cellfm_torch.analysis.probe import LinearProbe
 from cellfm_torch.analysis.rejection import Rejection
 from cellfm_torch.analysis.splits import hold_out
-from cellfm_torch.annotation.embedding import Embeddings
-from cellfm_torch.annotation.fine_tune import EpochHistory, fine_tune, predicted
+from cellfm_torch.annotation.fine_tune import fine_tune, predicted
+from cellfm_torch.callbacks.fitting import EpochHistory
 from cellfm_torch.data.labelled import CellSet, LabelledCells
+from cellfm_torch.embedding.cell_sets import Embeddings
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.tasks.annotate import AnnotateTask
 

@@ -40,6 +40,7 @@ ROOMS = {
     "predict": ("predict",),
     "embedding": ("embedding",),
     "gene_tasks": ("gene_tasks",),
+    "perturbation": ("perturbation",),
     "public": ("__init__",),
 }
 MAY_IMPORT = {
@@ -58,6 +59,21 @@ MAY_IMPORT = {
     "annotation": {"base", "data", "optim", "model", "tasks", "callbacks", "embedding", "analysis", "annotation"},
     "embedding": {"base", "data", "model", "callbacks", "embedding", "public"},
     "gene_tasks": {"base", "data", "ops", "optim", "model", "tasks", "plots", "analysis", "gene_tasks", "public"},
+    "perturbation": {
+        "base",
+        "data",
+        "ops",
+        "optim",
+        "model",
+        "tasks",
+        "callbacks",
+        "embedding",
+        "plots",
+        "analysis",
+        "report",
+        "perturbation",
+        "public",
+    },
     "public": {
         "base",
         "data",
@@ -69,6 +85,7 @@ MAY_IMPORT = {
         "embedding",
         "annotation",
         "gene_tasks",
+        "perturbation",
         "analysis",
         "report",
         "public",

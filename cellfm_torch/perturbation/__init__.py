@@ -1,0 +1,1 @@
+"""What happens when genes or compounds act on cells."""

@@ -1,0 +1,1 @@
+"""Chemical perturbations: cells that were treated with a compound at a dose."""

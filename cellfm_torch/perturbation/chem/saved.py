@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ABOUT, ARRAYS, FLOW, HISTORY, BACKBONE = "chem.json", "arrays.safetensors", "flow.safetensors", "history.csv", "model"
 FILES = {ABOUT, ARRAYS, FLOW, HISTORY, BACKBONE}
 FORMAT = 1
-KERNEL = ("amplitude", "own", "decades", "reach")
+KERNEL = ("amplitude", "own", "decades", "local", "reach")
 
 
 @dataclass

@@ -9,23 +9,27 @@ Shapes: M conditions, Q conditions asked about, F numbers of a compound, P coord
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from cellfm_torch.perturbation.chem.compounds import similarity
 
 Floats = NDArray[np.float64]
 
-OWN = (0.1, 1.0, 10.0)
+AMPLITUDES = (0.25, 1.0, 4.0, 16.0)
+"""Variance of steps, over the mean square of those seen."""
+OWN = (0.0, 0.3, 1.0, 10.0)
 """Variance of what a compound does of its own, over that of what all do."""
 DECADES = (0.5, 1.5)
 """Of dose, over which an effect stays alike."""
-REACHES = (0.5, 2.0)
-"""Distance of contexts over which an effect stays alike, in median distances."""
+LOCAL = (0.0, 0.5, 0.9)
+"""Share of an effect that depends on the context."""
+REACHES = (0.5, 1.0, 2.0)
+"""Distance of contexts over which that share stays alike, in median distances."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ class Shift:
         M, of training.
     solved : (M, P)
         Targets through the inverse of their covariance.
-    amplitude, own, decades, reach : float
-        Variance of steps, and the rest of the kernel: see :data:`OWN`, :data:`DECADES`, :data:`REACHES`.
+    amplitude, own, decades, local, reach : float
+        Of the kernel, see :data:`AMPLITUDES` and below; amplitude and reach in the units of steps and coordinates.
     """
 
     seen: Conditions
@@ -75,35 +79,39 @@ class Shift:
     amplitude: float
     own: float
     decades: float
+    local: float
     reach: float
 
     @classmethod
     def fit(cls, seen: Conditions, steps: Floats, noise: Floats) -> Shift:
-        """Fit to mean steps (M, P), whose variances through few cells are `noise` (M,), by marginal likelihood."""
-        best, chosen = -np.inf, None
-        spread = _context_unit(seen.contexts)
+        """Fit to mean steps (M, P), whose variances through few cells are `noise` (M,).
+
+        The kernel is the one that predicts left-out steps best: single conditions, all of a compound, and all of a
+        context.
+        """
+        groups, unit = left_out(seen), _context_unit(seen.contexts)
         size = float((steps**2).mean())
-        for own, decades, reach, share in product(OWN, DECADES, REACHES, (0.25, 1.0, 4.0, 16.0)):
+        least, best = np.inf, None
+        for share, own, decades, (local, reach) in product(AMPLITUDES, OWN, DECADES, _contexts(seen)):
             amplitude = max(share * size, 1e-12)
-            kernel = cls(seen, np.zeros(0), amplitude, own, decades, reach * spread)
+            kernel = cls(seen, np.zeros(0), amplitude, own, decades, local, reach * unit)
             covariance = kernel.covariance(seen) + np.diag(np.maximum(noise, 1e-6 * amplitude))
-            factor = cho_factor(covariance, lower=True)
-            solved = cho_solve(factor, steps)
-            likelihood = -0.5 * (steps * solved).sum() - steps.shape[1] * np.log(np.diag(factor[0])).sum()
-            if likelihood > best:
-                best, chosen = likelihood, (solved, amplitude, own, decades, reach * spread)
-        assert chosen is not None
-        return cls(seen, *chosen)
+            inverse = np.linalg.inv(covariance)
+            solved = inverse @ steps
+            error = sum(_left_out_error(inverse, solved, grouping) for grouping in groups)
+            if error < least:
+                least, best = error, replace(kernel, solved=solved)
+        assert best is not None
+        return best
 
     def covariance(self, asked: Conditions) -> Floats:
         """Return the prior covariance of steps, (Q, M)."""
-        seen, reach = self.seen, 2 * self.reach**2
+        seen = self.seen
         gates = saturation(asked.doses)[:, None] * saturation(seen.doses)[None]
         decades = np.log10(np.maximum(asked.doses, 1e-12))[:, None] - np.log10(np.maximum(seen.doses, 1e-12))[None]
-        apart = ((asked.contexts[:, None] - seen.contexts[None]) ** 2).sum(2)
         alike = similarity(asked.compounds, seen.compounds) * np.exp(-0.5 * (decades / self.decades) ** 2)
-        # Contexts share half of every effect.
-        context = 0.5 + 0.5 * np.exp(-apart / reach)
+        apart = ((asked.contexts[:, None] - seen.contexts[None]) ** 2).sum(2)
+        context = 1 - self.local + self.local * np.exp(-0.5 * apart / self.reach**2)
         return self.amplitude * gates * context * (1 + self.own * alike)
 
     def steps(self, asked: Conditions) -> Floats:
@@ -117,3 +125,28 @@ def _context_unit(contexts: Floats) -> float:
         return 1.0
     apart = np.sqrt(((different[:, None] - different[None]) ** 2).sum(2))
     return float(np.median(apart[np.triu_indices(len(different), 1)]))
+
+
+def _contexts(seen: Conditions) -> list[tuple[float, float]]:
+    """Return the ways of contexts to matter, share and reach; one where there are not three to learn it from."""
+    if len(np.unique(seen.contexts.round(9), axis=0)) < 3:
+        return [(LOCAL[1], REACHES[1])]
+    return [(0.0, 1.0), *product(LOCAL[1:], REACHES)]
+
+
+def left_out(seen: Conditions) -> list[list[NDArray[np.int64]]]:
+    """Return groupings of conditions, each into groups that are left out together: alone, by compound, by context."""
+    number = len(seen.doses)
+    keys: list[NDArray[Any]] = [np.arange(number)[:, None], seen.compounds, seen.contexts.round(9)]
+    found = []
+    for key in keys:
+        codes = np.unique(key, axis=0, return_inverse=True)[1].ravel()
+        if codes.max() > 0:
+            found.append([np.flatnonzero(codes == code) for code in range(codes.max() + 1)])
+    return found
+
+
+def _left_out_error(inverse: Floats, solved: Floats, groups: list[NDArray[np.int64]]) -> float:
+    """Return the mean squared error of steps predicted from those of all other groups (Rasmussen, Williams 5.4.2)."""
+    errors = [np.linalg.solve(inverse[np.ix_(g, g)], solved[g]) for g in groups]
+    return float(np.mean(np.concatenate(errors) ** 2))

@@ -42,7 +42,7 @@ class ChemTask(pl.LightningModule):
     """
 
     def __init__(
-        self, network: nn.Module, *, lr: float = 2e-3, weight_decay: float = 1e-2, average: float = 0.99
+        self, network: nn.Module, *, lr: float = 5e-4, weight_decay: float = 1e-2, average: float = 0.99
     ) -> None:
         super().__init__()
         self.network = network

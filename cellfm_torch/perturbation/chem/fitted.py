@@ -20,7 +20,7 @@ from cellfm_torch.callbacks.fitting import fit_in_memory
 from cellfm_torch.errors import UserError
 from cellfm_torch.perturbation.chem.cells import Condition, Rows, TreatedCells
 from cellfm_torch.perturbation.chem.compounds import Compounds
-from cellfm_torch.perturbation.chem.flow import FlowBatches, Pairs, Velocity, carried
+from cellfm_torch.perturbation.chem.flow import FlowBatches, Pairs, Velocity, displacements
 from cellfm_torch.perturbation.chem.readout import Readout
 from cellfm_torch.perturbation.chem.shift import Conditions, Shift
 from cellfm_torch.perturbation.chem.space import COMPONENTS, Space
@@ -45,13 +45,13 @@ class FitOptions:
         Highest learning rate of the flow.
     seed : int
     trainer : dict
-        Options of Lightning's Trainer; an epoch has 100 steps, the default are 10 epochs.
+        Options of Lightning's Trainer; an epoch has 100 steps, 4 by default.
     """
 
     components: int = COMPONENTS
     markers: int = 200
     hidden: int = 128
-    lr: float = 2e-3
+    lr: float = 5e-4
     seed: int = 0
     trainer: dict[str, Any] = field(default_factory=dict)
 
@@ -114,9 +114,8 @@ class Fitted:
         change = np.repeat(self.expression.steps(asked), len(start), axis=0)
         if not flow:
             return step, change
-        moved = carried(self.flow, start + step, feature, dose / self.middle)
-        rest = moved - start - step
-        rest -= rest.mean(0)
+        rest = displacements(self.flow, start + step, feature, dose / self.middle)
+        rest -= rest.mean(0)  # that of the cells on the whole is known better from the means of all conditions
         return step + rest, change + self.readout.change(rest)
 
 
@@ -164,7 +163,7 @@ def fit(
         torch.manual_seed(options.seed)
         network = Velocity(space.width, seen.compounds.shape[1], hidden=options.hidden)
         batches = FlowBatches(pairs, seed=options.seed)
-        trainer = {"max_epochs": 10, "accelerator": "cpu"} | options.trainer
+        trainer = {"max_epochs": 4, "accelerator": "cpu"} | options.trainer
         task, history = fit_in_memory(ChemTask(network, lr=options.lr), batches, **trainer)
     readout = Readout.fit(x[rows], y[rows], seed=options.seed)
     return Fitted(space, known, middle, shifts[0], shifts[1], task.network, readout, genes, history)

@@ -69,10 +69,10 @@ class Velocity(nn.Module):
 
 
 @torch.no_grad()
-def carried(network: nn.Module, start: Floats, compound: NDArray[np.float32], dose: float) -> Floats:
-    """Return where the flow takes cells, (n, P): one compound (F,), one dose."""
+def displacements(network: nn.Module, start: Floats, compound: NDArray[np.float32], dose: float) -> Floats:
+    """Return how far the flow takes cells, (n, P): one compound (F,), one dose."""
     device = next(network.parameters()).device
-    x = torch.as_tensor(start, dtype=torch.float32, device=device)
+    x = begin = torch.as_tensor(start, dtype=torch.float32, device=device)
     features = torch.as_tensor(compound, device=device).expand(len(x), -1)
     doses = torch.full((len(x), 1), dose, device=device)
     for step in range(STEPS):
@@ -80,7 +80,7 @@ def carried(network: nn.Module, start: Floats, compound: NDArray[np.float32], do
         first = network(x, now, features, doses)
         second = network(x + first / STEPS, then, features, doses)
         x = x + (first + second) / (2 * STEPS)
-    return x.double().cpu().numpy()
+    return (x - begin).double().cpu().numpy()
 
 
 def coupled(start: Floats, end: Floats) -> NDArray[np.int64]:

@@ -114,7 +114,7 @@ class ChemicalPerturbation:
         components: int = 64,
         markers: int = 200,
         hidden: int = 128,
-        lr: float = 2e-3,
+        lr: float = 5e-4,
         seed: int = 0,
         **trainer: Any,
     ) -> ChemicalPerturbation:
@@ -125,7 +125,7 @@ class ChemicalPerturbation:
         components, markers, hidden, lr, seed
             See :class:`~cellfm_torch.perturbation.chem.fitted.FitOptions`.
         trainer
-            Options of Lightning's Trainer: ``max_epochs`` (of 100 steps, default 10), ``accelerator`` (default cpu) ...
+            Options of Lightning's Trainer: ``max_epochs`` (of 100 steps, default 4), ``accelerator`` (default cpu) ...
         """
         cells = self._given()
         options = FitOptions(components, markers, hidden, lr, seed, trainer)
@@ -144,7 +144,7 @@ class ChemicalPerturbation:
         components: int = 64,
         markers: int = 200,
         hidden: int = 128,
-        lr: float = 2e-3,
+        lr: float = 5e-4,
         say: Callable[[str], None] | None = None,
         **trainer: Any,
     ) -> ChemResult:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cellfm_torch.perturbation.chem.baselines import MEAN_SHIFT, NEAREST, NO_CHANGE
-from cellfm_torch.perturbation.chem.evaluate import CEILING, FLOW, METRICS, MODEL, RANDOM, SHIFT, Picture
+from cellfm_torch.perturbation.chem.evaluate import CEILING, FLOW, METRICS, MODEL, RANDOM, READ, Picture
 from cellfm_torch.perturbation.chem.splits import Split
 
 TITLES = {"mmd": "MMD", "wasserstein": "Wasserstein", "r2": "r2 of means", "r2_change": "r2 of changes"}
@@ -71,6 +70,8 @@ class ChemResult:
 
         A difference counts where it is more than twice its standard error over test conditions.
         """
+        if not len(self.scores):
+            return []
         return [self._beside_baselines(name) for name in METRICS] + self._beside_random()
 
     def _by_condition(self, network: str, method: str, metric: str) -> pd.Series:
@@ -91,19 +92,18 @@ class ChemResult:
         if not (self.scores["network"] == RANDOM).any():
             return []
         lines = []
-        for metric in ("mmd", "r2_change"):
-            values = []
-            for network in (MODEL, RANDOM):
-                found = self._by_condition(network, FLOW, metric)
-                if metric == "mmd":
-                    still = self._by_condition(network, NO_CHANGE, metric).mean()
-                    found = found / still if abs(still) > 0 else found
-                values.append(found)
+        for metric, method, what in (
+            ("mmd", FLOW, "MMD over that of no change"),
+            ("r2_change", READ, f"{TITLES['r2_change']}, genes from the embedding"),
+        ):
+            ours, random = (self._by_condition(network, method, metric) for network in (MODEL, RANDOM))
+            if metric == "mmd":  # their spaces have no common unit
+                ours = ours / self._by_condition(MODEL, NO_CHANGE, metric).mean()
+                random = random / self._by_condition(RANDOM, NO_CHANGE, metric).mean()
             sign = -1 if metric in SMALLER_IS_BETTER else 1
-            what = "MMD over that of no change" if metric == "mmd" else TITLES[metric]
             lines.append(
-                f"{what}: {values[0].mean():.4g} with the model, {values[1].mean():.4g} with the same network with "
-                f"random weights: {_verdict(sign * (values[0] - values[1]))}."
+                f"{what}: {ours.mean():.4g} with the model, {random.mean():.4g} with the same network with random "
+                f"weights: {_verdict(sign * (ours - random))}."
             )
         return lines
 
@@ -118,11 +118,3 @@ def _verdict(gain: pd.Series) -> str:
     if mean > 2 * error:
         return f"better ({of})"
     return f"worse ({of})" if mean < -2 * error else f"no better for certain ({of})"
-
-
-def of_json(splits: list[Split]) -> list[dict[str, Any]]:
-    """Return what is saved of the splits."""
-    return [split.as_json() for split in splits]
-
-
-METHODS = (FLOW, SHIFT, *BASELINES, CEILING)

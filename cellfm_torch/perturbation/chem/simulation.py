@@ -5,6 +5,7 @@ Shapes: n cells, G genes of the file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import anndata
@@ -88,7 +89,13 @@ class Programme:
         return float(dose**HILL_SLOPE / (dose**HILL_SLOPE + self.half**HILL_SLOPE))
 
 
-def simulated_treatment(*, seed: int = 0, strength: float = 1.0) -> anndata.AnnData:
+def simulated_treatment(
+    *,
+    seed: int = 0,
+    strength: float = 1.0,
+    families: Sequence[str] = tuple(FAMILIES),
+    doses: Sequence[float] = DOSES,
+) -> anndata.AnnData:
     """Return the bundled cells, a quarter of them control, the others each under one compound at one dose.
 
     Each family of compounds raises 80 genes, by added Poisson counts, and lowers 80, by binomial thinning; a compound
@@ -101,6 +108,8 @@ def simulated_treatment(*, seed: int = 0, strength: float = 1.0) -> anndata.AnnD
         Of the programmes and of the cells.
     strength
         Of all effects; 0 leaves the cells as they were.
+    families, doses
+        Which; fewer conditions have more cells each.
 
     Returns
     -------
@@ -112,7 +121,8 @@ def simulated_treatment(*, seed: int = 0, strength: float = 1.0) -> anndata.AnnD
     counts = sp.csr_matrix(cells.X).astype(np.int64)
     mean = np.asarray(counts.mean(0)).ravel()
     programmes = _programmes(mean, rng)
-    conditions = [(name, dose) for name in programmes for dose in DOSES]
+    names = [name for family in families for name in _names(family)]
+    conditions = [(name, dose) for name in names for dose in doses]
     order = rng.permutation(cells.n_obs)
     given = np.full(cells.n_obs, -1)
     treated = order[round(CONTROL_SHARE * cells.n_obs) :]
@@ -128,14 +138,14 @@ def simulated_treatment(*, seed: int = 0, strength: float = 1.0) -> anndata.AnnD
         kept = rng.binomial(counts[np.ix_(rows, programme.down)].toarray(), 1 - np.clip(share * programme.loss, 0, 1))
         changed[np.ix_(rows, programme.up)] = counts[np.ix_(rows, programme.up)].toarray() + added
         changed[np.ix_(rows, programme.down)] = kept
-    names = [conditions[i][0] if i >= 0 else "DMSO" for i in given]
+    drugs = [conditions[i][0] if i >= 0 else "DMSO" for i in given]
     smiles = {name: text for family in FAMILIES for name, text in zip(_names(family), FAMILIES[family], strict=True)}
     obs = pd.DataFrame(
         {
-            "drug": pd.Categorical(names),
+            "drug": pd.Categorical(drugs),
             "dose": [conditions[i][1] if i >= 0 else 0.0 for i in given],
-            "smiles": pd.Categorical([smiles.get(name, "") for name in names]),
-            "family": pd.Categorical([name.rpartition(" ")[0] for name in names]),
+            "smiles": pd.Categorical([smiles.get(name, "") for name in drugs]),
+            "family": pd.Categorical([name.rpartition(" ")[0] for name in drugs]),
             "cell_type": cells.obs["cell_type"].to_numpy(),
         },
         index=cells.obs_names,

@@ -25,7 +25,7 @@ def perturbed_cells(
     Parameters
     ----------
     control, treated, predicted : (n, 2)
-        Positions, of no unit; n may differ.
+        Positions, of no unit, the first along the way from the mean of control to that of treated cells; n may differ.
     ax
         Where; None: a new figure.
 
@@ -43,7 +43,7 @@ def perturbed_cells(
     for colour, points in zip(KINDS.values(), (control, treated, predicted), strict=True):
         x, y = np.asarray(points, dtype=float).mean(0)
         ax.plot(x, y, "P", color=colour, markersize=11, markeredgecolor="black", markeredgewidth=1.0, zorder=5)
-    ax.set(xticks=[], yticks=[], xlabel="PC 1", ylabel="PC 2")
+    ax.set(xticks=[], yticks=[], xlabel="from control to treated", ylabel="most of the rest")
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_title(title, fontsize=10, loc="left")
     if legend:

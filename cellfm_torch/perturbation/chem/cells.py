@@ -91,6 +91,12 @@ class TreatedCells:
         """Return the control cells of a context."""
         return np.flatnonzero(self.control & (self.context == context))
 
+    def named(self, condition: Condition) -> str:
+        """Return what people call a condition: without a dose where there are none."""
+        if self.columns.dose is not None:
+            return str(condition)
+        return ", ".join(filter(None, (condition.drug, condition.context)))
+
     @property
     def source(self) -> str:
         """Name of the file."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cellfm_torch.errors import UserError
 from cellfm_torch.perturbation.chem.baselines import baseline_steps
-from cellfm_torch.perturbation.chem.cells import Condition, TreatedCells
+from cellfm_torch.perturbation.chem.cells import TreatedCells
 from cellfm_torch.perturbation.chem.compounds import Compounds
 from cellfm_torch.perturbation.chem.fitted import FitOptions, Fitted, fit, mean_steps
 from cellfm_torch.perturbation.chem.scores import median_distance, mmd, r2, wasserstein
@@ -25,8 +25,9 @@ Floats = NDArray[np.float64]
 
 METRICS = ("mmd", "wasserstein", "r2", "r2_change")
 MODEL, RANDOM = "model", "random weights"
-FLOW, SHIFT, READ, CEILING = "flow", "mean step only", "flow, genes from the embedding", "other half of the cells"
-"""READ takes marker genes from the predicted embedding alone, by ridge regression: what that carries of the effect."""
+FLOW, SHIFT, READ, CEILING = "flow", "mean step only", "genes from embedding", "other half"
+"""SHIFT is without the flow. READ takes marker genes from the predicted embedding alone, by ridge regression: what that
+carries of the effect. CEILING is what one half of the true cells says of the other."""
 MOST_CELLS = 400
 """Of either side, for distances; exact transport takes the cube of their number."""
 
@@ -136,7 +137,7 @@ def evaluate_split(
         ]
         found.append(about | {"method": CEILING} | _scores(pairs, base, median=median, seed=split.seed))
         if condition in shown:
-            drawn.append(_picture(condition, x[control], x[treated], x[control] + answers[FLOW][0], rng))
+            drawn.append(_picture(cells.named(condition), x[control], x[treated], x[control] + answers[FLOW][0], rng))
     return Fold(found, drawn)
 
 
@@ -160,13 +161,15 @@ def _scores(
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def _picture(
-    condition: Condition, control: Floats, treated: Floats, predicted: Floats, rng: np.random.Generator
-) -> Picture:
-    """Return a condition in the plane of its control and treated cells."""
+def _picture(name: str, control: Floats, treated: Floats, predicted: Floats, rng: np.random.Generator) -> Picture:
+    """Return a condition in the plane: from the mean of control to that of treated cells, and most of the rest."""
     some = rng.permutation(len(control))[:MOST_CELLS]
-    both = np.concatenate([control[some], treated[:MOST_CELLS]])
-    axes = np.linalg.svd(both - both.mean(0), full_matrices=False)[2][:2]
     sides = (control[some], treated[:MOST_CELLS], predicted[some])
+    both = np.concatenate(sides[:2])
+    way = treated.mean(0) - control.mean(0)
+    way /= max(float(np.linalg.norm(way)), 1e-12)
+    rest = both - both.mean(0)
+    rest -= np.outer(rest @ way, way)
+    axes = np.stack([way, np.linalg.svd(rest, full_matrices=False)[2][0]])
     planes = [(side - both.mean(0)) @ axes.T for side in sides]
-    return Picture(str(condition), *planes)
+    return Picture(name, *planes)

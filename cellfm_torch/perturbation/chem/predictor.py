@@ -102,6 +102,7 @@ class ChemicalPerturbation:
         where = f"{self.cells.source}: {self.columns.smiles}" if known is not None else self.cells.source
         self.compounds = Compounds.of(drugs, known, source=where)
         self.fitted: Fitted | None = None
+        self._untrained: tuple[int, Embeddings] | None = None
 
     @property
     def history(self) -> pd.DataFrame:
@@ -189,17 +190,20 @@ class ChemicalPerturbation:
         expression = log_normalised(cells.cells.counts)
         scores: list[dict[str, Any]] = []
         pictures: list[Picture] = []
-        random: tuple[int, Any] | None = None
         for number, one in enumerate(splits):
             options = FitOptions(components, markers, hidden, lr, one.seed, trainer)
             for name in (MODEL, RANDOM) if random_weights else (MODEL,):
                 say(f"split {number + 1} of {len(splits)}: {one.held_out} held out, seed {one.seed}, {name}")
-                if name == RANDOM and (random is None or random[0] != one.seed):
-                    fresh = untrained(self.network, seed=one.seed)
-                    random = one.seed, Embeddings(fresh).of(cells.cells)
-                embeddings = self._embeddings.of(cells.cells) if name == MODEL else random[1]  # type: ignore[index]
+                network = self._embeddings if name == MODEL else self._random(one.seed)
                 fold = evaluate_split(
-                    one, cells, embeddings, expression, self.compounds, options, network=name, least_cells=least_cells
+                    one,
+                    cells,
+                    network.of(cells.cells),
+                    expression,
+                    self.compounds,
+                    options,
+                    network=name,
+                    least_cells=least_cells,
                 )
                 scores += fold.scores
                 if name == MODEL and one.seed == splits[0].seed:
@@ -303,8 +307,14 @@ class ChemicalPerturbation:
         self.network = network if device is None else network.to(device)
         self.folder, self.columns, self.fitted, self.reading = saved.model, saved.columns, saved.fitted, saved.reading
         self.compounds, self.left_out, self.cells = saved.fitted.compounds, (), None
-        self._embeddings = Embeddings(self.network)
+        self._embeddings, self._untrained = Embeddings(self.network), None
         return self
+
+    def _random(self, seed: int) -> Embeddings:
+        """Return what embeds with the same network with random weights; the last one is kept, as it may be large."""
+        if self._untrained is None or self._untrained[0] != seed:
+            self._untrained = seed, Embeddings(untrained(self.network, seed=seed))
+        return self._untrained[1]
 
     def _dose(self, dose: float | None, drug: str) -> float:
         if self.columns.dose is None:

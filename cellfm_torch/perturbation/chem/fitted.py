@@ -147,16 +147,17 @@ def fit(
     genes = marker_genes(cells, expression, conditions, options.markers)
     x, y = space.coordinates(embeddings), np.asarray(expression[:, genes].todense(), dtype=np.float64)
     middle = float(np.exp(np.mean(np.log([c.dose for c in conditions]))))
-    contexts = {c.context: cells.controls(c.context) for c in conditions}
+    controls_of = {context: x[cells.controls(context)] for context in {c.context for c in conditions}}
+    means = {context: own.mean(0) for context, own in controls_of.items()}
     seen = Conditions(
         np.stack([compounds.features[c.drug] for c in conditions]),
         np.array([c.dose / middle for c in conditions]),
-        np.stack([x[contexts[c.context]].mean(0) for c in conditions]),
+        np.stack([means[c.context] for c in conditions]),
     )
     shifts = [Shift.fit(seen, *mean_steps(values, cells, conditions)) for values in (x, y)]
     steps = shifts[0].steps(seen)
     pairs = [
-        Pairs(x[contexts[c.context]] + step, x[cells.rows[c]], compounds.features[c.drug], c.dose / middle)
+        Pairs(controls_of[c.context], step, x[cells.rows[c]], compounds.features[c.drug], c.dose / middle)
         for c, step in zip(conditions, steps, strict=True)
     ]
     with torch.random.fork_rng(devices=[]):
@@ -174,12 +175,17 @@ def mean_steps(values: Floats, cells: TreatedCells, conditions: Sequence[Conditi
 
     (n, P) -> (M, P) and (M,), the latter a mean over the columns.
     """
+    known: dict[str, tuple[Floats, float, int]] = {}
     steps, noise = [], []
     for condition in conditions:
-        treated, control = values[cells.rows[condition]], values[cells.controls(condition.context)]
-        steps.append(treated.mean(0) - control.mean(0))
+        if condition.context not in known:
+            control = values[cells.controls(condition.context)]
+            known[condition.context] = control.mean(0), float(control.var(0).mean()), len(control)
+        mean, variance, number = known[condition.context]
+        rows = cells.rows[condition]
+        steps.append(values[rows].mean(0) - mean)
         # The spread of few cells says little: that of the control cells stands for both.
-        noise.append(control.var(0).mean() * (1 / len(treated) + 1 / len(control)))
+        noise.append(variance * (1 / len(rows) + 1 / number))
     return np.stack(steps), np.array(noise)
 
 

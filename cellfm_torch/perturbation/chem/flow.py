@@ -97,15 +97,18 @@ class Pairs:
 
     Attributes
     ----------
-    start : (n, P)
-        Control cells of the context, moved already by the mean step.
+    control : (n, P)
+        Cells of the context; those of one context share their array.
+    step : (P,)
+        Mean step of the condition, which they have gone before the flow begins.
     end : (m, P)
         Treated cells.
     compound : (F,)
     dose : float
     """
 
-    start: Floats
+    control: Floats
+    step: Floats
     end: Floats
     compound: NDArray[np.float32]
     dose: float
@@ -155,7 +158,7 @@ class FlowBatches(pl.LightningDataModule):
 
     def _drawn(self, pairs: Pairs) -> tuple[Floats, Floats, NDArray[np.float32], Floats]:
         number = min(self.cells, max(len(pairs.end), 2))
-        start = pairs.start[self.rng.integers(len(pairs.start), size=number)]
+        start = pairs.control[self.rng.integers(len(pairs.control), size=number)] + pairs.step
         end = pairs.end[self.rng.permutation(len(pairs.end))[:number]]
         end = end if len(end) == number else pairs.end[self.rng.integers(len(pairs.end), size=number)]
         compound = np.broadcast_to(pairs.compound, (number, len(pairs.compound)))

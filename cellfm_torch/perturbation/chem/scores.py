@@ -17,14 +17,15 @@ DRAWS = 5
 """Of the cells of the larger side."""
 
 
-def _squared_distances(a: Floats, b: Floats) -> Floats:
+def squared_distances(a: Floats, b: Floats) -> Floats:
+    """Return those of each of (n, P) from each of (m, P), (n, m)."""
     return np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0)
 
 
 def median_distance(x: Floats) -> float:
     """Return the median distance of two of the cells (n, P); of at most 1,000 that lie evenly in their order."""
     some = x[np.linspace(0, len(x) - 1, min(len(x), 1000)).astype(int)]
-    found = _squared_distances(some, some)[np.triu_indices(len(some), 1)]
+    found = squared_distances(some, some)[np.triu_indices(len(some), 1)]
     return float(np.sqrt(np.median(found))) if len(found) else 1.0
 
 
@@ -41,7 +42,7 @@ def mmd(a: Floats, b: Floats, *, median: float) -> float:
     n, m = len(a), len(b)
     if n < 2 or m < 2:
         return float("nan")
-    within_a, within_b, between = (_squared_distances(*pair) for pair in ((a, a), (b, b), (a, b)))
+    within_a, within_b, between = (squared_distances(*pair) for pair in ((a, a), (b, b), (a, b)))
     total = 0.0
     for width in WIDTHS:
         scale = -0.5 / (width * median) ** 2
@@ -65,7 +66,7 @@ def wasserstein(a: Floats, b: Floats, *, seed: int = 0) -> float:
     found = []
     for _ in range(1 if len(a) == len(b) else DRAWS):
         some, others = (x if len(x) == number else x[rng.permutation(len(x))[:number]] for x in (a, b))
-        cost = _squared_distances(some, others)
+        cost = squared_distances(some, others)
         found.append(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
     return float(np.mean(found))
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellfm_torch.perturbation.chem.compounds import similarity
+from cellfm_torch.perturbation.chem.scores import median_distance, squared_distances
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +31,9 @@ LOCAL = (0.0, 0.5, 0.9)
 """Share of an effect that depends on the context."""
 REACHES = (0.5, 1.0, 2.0)
 """Distance of contexts over which that share stays alike, in median distances."""
+
+MOST_CONDITIONS = 400
+"""By which a kernel is chosen; the time that takes grows with the cube of their number."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +93,26 @@ class Shift:
         The kernel is the one that predicts left-out steps best: single conditions, all of a compound, and all of a
         context.
         """
-        groups, unit = left_out(seen), _context_unit(seen.contexts)
-        size = float((steps**2).mean())
+        size, unit = float((steps**2).mean()), _context_unit(seen.contexts)
+        rows = some_compounds(seen)
+        few, of_few, its_noise = seen.at(rows), steps[rows], noise[rows]
+        groups = left_out(few)
         least, best = np.inf, None
         for share, own, decades, (local, reach) in product(AMPLITUDES, OWN, DECADES, _contexts(seen)):
             amplitude = max(share * size, 1e-12)
-            kernel = cls(seen, np.zeros(0), amplitude, own, decades, local, reach * unit)
-            covariance = kernel.covariance(seen) + np.diag(np.maximum(noise, 1e-6 * amplitude))
-            inverse = np.linalg.inv(covariance)
-            solved = inverse @ steps
-            error = sum(_left_out_error(inverse, solved, grouping) for grouping in groups)
+            kernel = cls(few, np.zeros(0), amplitude, own, decades, local, reach * unit)
+            inverse = np.asarray(np.linalg.inv(kernel._noisy(its_noise)), dtype=np.float64)
+            error = sum(_left_out_error(inverse, inverse @ of_few, grouping) for grouping in groups)
             if error < least:
-                least, best = error, replace(kernel, solved=solved)
+                least, best = error, kernel
         assert best is not None
-        return best
+        best = replace(best, seen=seen)
+        solved = np.asarray(np.linalg.solve(best._noisy(noise), steps), dtype=np.float64)
+        return replace(best, solved=solved)
+
+    def _noisy(self, noise: Floats) -> Floats:
+        """Return the covariance of what was seen, (M, M)."""
+        return self.covariance(self.seen) + np.diag(np.maximum(noise, 1e-6 * self.amplitude))
 
     def covariance(self, asked: Conditions) -> Floats:
         """Return the prior covariance of steps, (Q, M)."""
@@ -110,7 +120,7 @@ class Shift:
         gates = saturation(asked.doses)[:, None] * saturation(seen.doses)[None]
         decades = np.log10(np.maximum(asked.doses, 1e-12))[:, None] - np.log10(np.maximum(seen.doses, 1e-12))[None]
         alike = similarity(asked.compounds, seen.compounds) * np.exp(-0.5 * (decades / self.decades) ** 2)
-        apart = ((asked.contexts[:, None] - seen.contexts[None]) ** 2).sum(2)
+        apart = squared_distances(asked.contexts, seen.contexts)
         context = 1 - self.local + self.local * np.exp(-0.5 * apart / self.reach**2)
         return self.amplitude * gates * context * (1 + self.own * alike)
 
@@ -123,8 +133,7 @@ def _context_unit(contexts: Floats) -> float:
     different = np.unique(contexts.round(9), axis=0)
     if len(different) < 2:
         return 1.0
-    apart = np.sqrt(((different[:, None] - different[None]) ** 2).sum(2))
-    return float(np.median(apart[np.triu_indices(len(different), 1)]))
+    return median_distance(different)
 
 
 def _contexts(seen: Conditions) -> list[tuple[float, float]]:
@@ -132,6 +141,16 @@ def _contexts(seen: Conditions) -> list[tuple[float, float]]:
     if len(np.unique(seen.contexts.round(9), axis=0)) < 3:
         return [(LOCAL[1], REACHES[1])]
     return [(0.0, 1.0), *product(LOCAL[1:], REACHES)]
+
+
+def some_compounds(seen: Conditions, most: int = MOST_CONDITIONS) -> NDArray[np.int64]:
+    """Return conditions to choose a kernel by, ascending: all, or those of some compounds where there are many."""
+    if len(seen.doses) <= most:
+        return np.arange(len(seen.doses))
+    codes = np.unique(seen.compounds, axis=0, return_inverse=True)[1].ravel()
+    order = np.random.default_rng(0).permutation(codes.max() + 1)
+    sizes = np.cumsum(np.bincount(codes)[order])
+    return np.flatnonzero(np.isin(codes, order[: max(2, int((sizes <= most).sum()))]))
 
 
 def left_out(seen: Conditions) -> list[list[NDArray[np.int64]]]:
@@ -148,5 +167,7 @@ def left_out(seen: Conditions) -> list[list[NDArray[np.int64]]]:
 
 def _left_out_error(inverse: Floats, solved: Floats, groups: list[NDArray[np.int64]]) -> float:
     """Return the mean squared error of steps predicted from those of all other groups (Rasmussen, Williams 5.4.2)."""
+    if len(groups) == len(solved):
+        return float(np.mean((solved / np.diag(inverse)[:, None]) ** 2))
     errors = [np.linalg.solve(inverse[np.ix_(g, g)], solved[g]) for g in groups]
     return float(np.mean(np.concatenate(errors) ** 2))

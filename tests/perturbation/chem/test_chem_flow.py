@@ -11,7 +11,7 @@ from cellfm_torch.callbacks.fitting import fit_in_memory
 from cellfm_torch.perturbation.chem.flow import FlowBatches, Pairs, Velocity, coupled, displacements
 from cellfm_torch.perturbation.chem.readout import Readout
 from cellfm_torch.perturbation.chem.scores import mmd, wasserstein
-from cellfm_torch.perturbation.chem.shift import Conditions, Shift, left_out
+from cellfm_torch.perturbation.chem.shift import Conditions, Shift, _left_out_error, left_out, some_compounds
 from cellfm_torch.perturbation.chem.space import Space
 from cellfm_torch.tasks.chem import ChemTask, flow_matching_loss
 
@@ -94,7 +94,7 @@ def test_flow_learns_what_each_kind_of_cell_does() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         task = ChemTask(Velocity(2, 4), lr=2e-3)
-        batches = FlowBatches([Pairs(control, treated, compound, 1.0)], seed=0)
+        batches = FlowBatches([Pairs(control, np.zeros(2), treated, compound, 1.0)], seed=0)
         task, history = fit_in_memory(task, batches, max_epochs=4, **QUIET)
     assert len(history) == 4 and history["train_loss"].is_monotonic_decreasing
     start, end = cells(200)
@@ -107,7 +107,8 @@ def test_flow_learns_what_each_kind_of_cell_does() -> None:
 
 def test_the_same_seed_draws_the_same_batches() -> None:
     x = np.random.default_rng(0).normal(size=(9, 2))
-    pairs = [Pairs(x, x + 1, np.ones(3, np.float32), 1.0), Pairs(x[:1], x[:1], np.zeros(3, np.float32), 2.0)]
+    one_cell = Pairs(x[:1], np.ones(2), x[:1], np.zeros(3, np.float32), 2.0)
+    pairs = [Pairs(x, np.zeros(2), x + 1, np.ones(3, np.float32), 1.0), one_cell]
     one, two, other = (next(iter(FlowBatches(pairs, seed=seed))) for seed in (0, 0, 1))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["time"], other["time"])
@@ -151,6 +152,35 @@ def test_what_is_left_out_to_choose_the_kernel() -> None:
         [[2, 3], [0, 1]],
         [[0, 2], [1, 3]],
     ]
+
+
+def test_a_kernel_is_chosen_by_whole_compounds() -> None:
+    seen = conditions(np.repeat(np.eye(10), 5, axis=0), [1.0] * 50)
+    assert some_compounds(seen).tolist() == list(range(50))
+    few = some_compounds(seen, most=20)
+    assert len(few) == 20 and all(len({*range(5 * (i // 5), 5 * (i // 5) + 5)} & set(few.tolist())) == 5 for i in few)
+    rng = np.random.default_rng(0)
+    steps = np.repeat(rng.normal(size=(10, 3)), 5, axis=0)
+    exact = np.linalg.inv(np.eye(50) + 0.1)
+    singles = [np.array([i]) for i in range(50)]
+    slow = np.mean([np.linalg.solve(exact[[i]][:, [i]], (exact @ steps)[[i]]) ** 2 for i in range(50)])
+    assert _left_out_error(exact, exact @ steps, singles) == pytest.approx(slow, rel=1e-12)
+
+
+def test_left_out_errors_are_those_of_leaving_out() -> None:
+    """The closed form against learning anew without a group."""
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(9, 9))
+    covariance, steps = root @ root.T + np.eye(9), rng.normal(size=(9, 2))
+    groups = [np.array([0, 4]), np.array([1, 2, 3]), np.array([5, 6, 7, 8])]
+    errors = []
+    for group in groups:
+        rest = np.setdiff1d(np.arange(9), group)
+        found = covariance[np.ix_(group, rest)] @ np.linalg.solve(covariance[np.ix_(rest, rest)], steps[rest])
+        errors.append((steps[group] - found) ** 2)
+    inverse = np.linalg.inv(covariance)
+    # float64 of a well-conditioned matrix
+    assert _left_out_error(inverse, inverse @ steps, groups) == pytest.approx(np.concatenate(errors).mean(), rel=1e-9)
 
 
 def test_readout_is_linear_and_finds_the_slope() -> None:

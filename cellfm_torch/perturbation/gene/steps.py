@@ -1,0 +1,192 @@
+"""Training steps of gene perturbation: a few control cells, a few perturbations, what these did.
+
+Shapes: n control cells that are used, B of a step, M conditions of a step, U genes that they perturb, R genes read out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cellfm_torch.batch import CellBatch
+from cellfm_torch.data.labelled import CellSet
+from cellfm_torch.embedding.cell_sets import shown
+from cellfm_torch.model.outputs import Encoding
+from cellfm_torch.perturbation.gene.effects import Condition, Effects
+from cellfm_torch.tasks.perturb import PerturbStep
+
+CELLS, CONDITIONS = 8, 8
+"""Of a step."""
+
+SURE_CELLS = 20
+"""Cells at which a condition weighs half: means over many cells are sure."""
+
+
+class ControlCells:
+    """Control cells as one batch, and what a frozen backbone makes of them, computed once.
+
+    Parameters
+    ----------
+    cells
+        The cells of a file.
+    rows : (n,) int
+        Which to use, ascending.
+    """
+
+    def __init__(self, cells: CellSet, rows: NDArray[np.int64]) -> None:
+        self.batch = joined(list(cells.loader(rows)))
+        self.rows = rows
+        self.encoding: Encoding | None = None
+
+    def __len__(self) -> int:
+        return self.batch.num_cells
+
+    @torch.inference_mode()
+    def encode(self, network: nn.Module) -> None:
+        """Ask a frozen backbone once for all."""
+        device = next(network.parameters()).device
+        network.eval()
+        parts = []
+        for cells in shown([*torch.arange(len(self)).split(CELLS)], "encoding control cells"):
+            found: Encoding = network.encode(self.batch.take(cells).to(device))  # type: ignore[operator]
+            parts.append(Encoding(**{name: x.cpu() for name, x in vars(found).items()}))
+        names = ("cell", "genes", "prefix", "gene_embedding")
+        whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        with torch.inference_mode(False):  # what is computed from it has gradients
+            self.encoding = Encoding(**{name: x.clone() for name, x in whole.items()})
+
+    def take(self, cells: Tensor) -> tuple[CellBatch, Encoding | None]:
+        """Return some of the cells (B,), by their place among those that are used."""
+        batch = self.batch.take(cells)
+        if self.encoding is None:
+            return batch, None
+        rows = self.batch.token_rows(cells)
+        known = self.encoding
+        return batch, Encoding(known.cell[cells], known.genes[rows], known.prefix[cells], known.gene_embedding[rows])
+
+    def parts(self) -> Iterator[tuple[CellBatch, Encoding | None]]:
+        """Yield all cells, a few at a time."""
+        for cells in torch.arange(len(self)).split(CELLS):
+            yield self.take(cells)
+
+
+def joined(batches: Sequence[CellBatch]) -> CellBatch:
+    """Return batches without targets as one."""
+    lengths = torch.cat([batch.lengths for batch in batches])
+    depth = None if batches[0].read_depth is None else torch.cat([batch.read_depth for batch in batches])  # type: ignore[misc]
+    return CellBatch(
+        gene_ids=torch.cat([batch.gene_ids for batch in batches]),
+        values=torch.cat([batch.values for batch in batches]),
+        hidden=torch.cat([batch.hidden for batch in batches]),
+        offsets=torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]),
+        cell_index=torch.cat([batch.cell_index for batch in batches]),
+        read_depth=depth,
+    )
+
+
+def asked(conditions: Sequence[Condition], position: dict[str, int]) -> tuple[Tensor, Tensor]:
+    """Return the perturbed genes (U,) and which of them each condition perturbs (M, U)."""
+    names = list(dict.fromkeys(gene for condition in conditions for gene in condition))
+    members = torch.zeros(len(conditions), len(names), dtype=torch.bool)
+    for i, condition in enumerate(conditions):
+        members[i, [names.index(gene) for gene in condition]] = True
+    return torch.tensor([position[name] for name in names], dtype=torch.int64), members
+
+
+class PerturbSteps(pl.LightningDataModule):
+    """Steps of an epoch: every training condition once, in a new order, each few with a few control cells.
+
+    Parameters
+    ----------
+    control
+        Control cells.
+    train
+        What was measured of the training conditions.
+    val
+        Of those that tell when to stop; None for none.
+    position
+        Place of each gene in the vocabulary.
+    seed
+        Of the order and the cells.
+    """
+
+    def __init__(
+        self,
+        control: ControlCells,
+        train: Effects,
+        *,
+        val: Effects | None,
+        position: dict[str, int],
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.control, self.train, self.val, self.position, self.seed = control, train, val, position, seed
+
+    def train_dataloader(self) -> Any:
+        """Return the training steps."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return _Epochs(self.control, self.train, self.position, seed=self.seed, rank=rank, world_size=world)
+
+    def val_dataloader(self) -> Any:
+        """Return the held-out conditions with all control cells, a few at a time; nothing where there are none."""
+        return [] if self.val is None else _Whole(self.control, self.val, self.position)
+
+
+class _Epochs:
+    def __init__(
+        self,
+        control: ControlCells,
+        effects: Effects,
+        position: dict[str, int],
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.control, self.effects, self.position = control, effects, position
+        self.rng = np.random.default_rng([seed, rank])
+        self.most = -(-len(effects.conditions) // (CONDITIONS * world_size))
+
+    def __len__(self) -> int:
+        return self.most
+
+    def __iter__(self) -> Iterator[PerturbStep]:
+        order = self.rng.permutation(len(self.effects.conditions))
+        for part in np.array_split(order, -(-len(order) // CONDITIONS))[: self.most]:
+            cells = self.rng.choice(len(self.control), min(CELLS, len(self.control)), replace=False)
+            yield step(self.control.take(torch.from_numpy(cells)), self.effects, part, self.position)
+
+
+class _Whole:
+    def __init__(self, control: ControlCells, effects: Effects, position: dict[str, int]) -> None:
+        self.control, self.effects, self.position = control, effects, position
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[PerturbStep]:
+        few = torch.arange(min(4 * CELLS, len(self.control)))
+        rows = np.arange(len(self.effects.conditions))
+        yield step(self.control.take(few), self.effects, rows, self.position)
+
+
+def step(
+    cells: tuple[CellBatch, Encoding | None], effects: Effects, rows: NDArray[np.int64], position: dict[str, int]
+) -> PerturbStep:
+    """Return one step with some conditions."""
+    genes, members = asked([effects.conditions[i] for i in rows], position)
+    number = torch.from_numpy(effects.cells[rows]).float()
+    return PerturbStep(
+        cells=cells[0],
+        encoding=cells[1],
+        genes=genes,
+        members=members,
+        target=torch.from_numpy(effects.delta[rows]).float(),
+        weight=number / (number + SURE_CELLS),
+    )

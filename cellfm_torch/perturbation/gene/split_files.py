@@ -10,7 +10,8 @@ from typing import Any
 
 from cellfm_torch.errors import UserError, examples, nearest
 from cellfm_torch.files import write_text
-from cellfm_torch.perturbation.gene.effects import CONTROL_NAME, Condition, condition_name
+from cellfm_torch.perturbation.gene.conditions import is_control
+from cellfm_torch.perturbation.gene.effects import Condition, condition_name
 from cellfm_torch.perturbation.gene.splits import PARTS, Split, make_split
 
 PART_OF = {
@@ -28,14 +29,13 @@ PART_OF = {
 LEFT_OUT = frozenset({"", "none", "nan", "<na>"})
 """Words for conditions that are in no part."""
 
-NOT_GENES = frozenset({CONTROL_NAME, "control", "non-targeting", ""})
-
 Parse = Callable[[str], Condition]
 
 
 def parse_condition(word: str) -> Condition:
     """Return the condition of a word such as ``KLF1+ctrl``, ``CEBPA+KLF1`` or ``ctrl``."""
-    return tuple(sorted({part.strip() for part in word.split("+")} - NOT_GENES))
+    parts = {part.strip() for part in word.split("+")}
+    return tuple(sorted(part for part in parts if part and not is_control(part)))
 
 
 def save_split(split: Split, path: str | Path) -> None:

@@ -96,7 +96,8 @@ def hit_rates(
     """Return how often the perturbation that was made is among the best-ranked candidates for what it did.
 
     Each tested condition is taken for an unknown one: the state before is control, the state after what was measured.
-    The genes that any candidate perturbs are left out.
+    The genes that any candidate perturbs are left out. Candidates whose predictions are alike share their ranks: what
+    counts is how often a hit is had when their order is drawn, so that "no change" has what chance has.
 
     Parameters
     ----------
@@ -130,24 +131,39 @@ def hit_rates(
     if missing:
         raise ValueError(f"no candidates: {', '.join(missing)}")
     row = {condition_name(condition): i for i, condition in enumerate(among)}
-    first, first_gene, akin = (np.zeros(len(tested), dtype=np.int64) for _ in range(3))
+    hits, gene_hits = np.zeros((2, len(tested), len(ks)))
+    akin = np.zeros(len(tested), dtype=np.int64)
     for i, (condition, target) in enumerate(zip(tested, truth.mean, strict=True)):
         ranked = rank_candidates(predicted, among, truth.control, target, by=by, genes=truth.genes)
         order = [among[row[name]] for name in ranked["condition"]]
-        shares = [bool(set(other) & set(condition)) for other in order]
-        first[i], first_gene[i], akin[i] = order.index(condition), shares.index(True), sum(shares)
+        # Candidates of the same place: what is predicted alike to twelve digits.
+        place = np.unique(ranked[["pearson", "mse"]].round(12), axis=0, return_inverse=True)[1].ravel()
+        own = np.array([other == condition for other in order])
+        shares = np.array([bool(set(other) & set(condition)) for other in order])
+        hits[i], gene_hits[i] = ([_expected(right, place, k) for k in ks] for right in (own, shares))
+        akin[i] = shares.sum()
     number = len(among)
     return pd.DataFrame(
         {
             "k": list(ks),
-            "hits": [float((first < k).mean()) for k in ks],
+            "hits": hits.mean(0),
             "chance": [min(k / number, 1.0) for k in ks],
-            "gene_hits": [float((first_gene < k).mean()) for k in ks],
+            "gene_hits": gene_hits.mean(0),
             "gene_chance": [float(np.mean([_chance(int(n), number, k) for n in akin])) for k in ks],
             "conditions": len(tested),
             "candidates": number,
         }
     )
+
+
+def _expected(right: NDArray[np.bool_], place: NDArray[np.int64], k: int) -> float:
+    """Return the probability of a right one among the first k, where those of the same place are in random order."""
+    first = int(right.argmax())
+    alike = place == place[first]
+    before = int(alike.argmax())
+    if k <= before:
+        return 0.0
+    return _chance(int((right & alike).sum()), int(alike.sum()), k - before)
 
 
 def _chance(right: int, number: int, k: int) -> float:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cellfm_torch.errors import UserError
 from cellfm_torch.perturbation.gene.effects import Effects, condition_name
+from cellfm_torch.perturbation.gene.splits import GROUPS
 
 Floats = NDArray[np.float64]
 
@@ -133,15 +134,74 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     ``model``, ``group``, ``metric``, ``mean`` and ``sd`` over seeds of the mean over conditions (``sd`` NaN for one
-    seed), ``seeds``, ``conditions`` (mean number of conditions per seed); models and groups in the order of the table.
+    seed), ``seeds``, ``conditions`` (mean number per seed); the groups of GEARS come first, in their order.
     """
-    long = table.melt(["model", "seed", "group", "condition"], list(METRICS), "metric", "value")
+    long = _by_group(table).melt(["model", "seed", "group", "condition"], list(METRICS), "metric", "value")
     keys = ["model", "group", "metric"]
     by_seed = long.groupby([*keys, "seed"], sort=False)["value"].agg(["mean", "size"]).reset_index()
     grouped = by_seed.groupby(keys, sort=False)
     return grouped.agg(
         mean=("mean", "mean"), sd=("mean", "std"), seeds=("seed", "size"), conditions=("size", "mean")
     ).reset_index()
+
+
+def compare(table: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Return how a model stands beside the best of the others, seed by seed on the same conditions.
+
+    Parameters
+    ----------
+    table
+        As of `summarise`.
+    model
+        Which of its models is compared.
+
+    Returns
+    -------
+    By ``group`` and ``metric``: ``better`` (``"less"`` or ``"more"``), the model's ``mean``, the ``baseline`` that is
+    best on average over seeds and its ``baseline_mean``, the mean ``gain`` (above 0 where the model is better) and its
+    ``gain_sd`` over seeds (NaN for one), ``seeds_better`` and ``seeds_worse`` of
+    ``seeds``.
+
+    Raises
+    ------
+    ValueError
+        If the model or any other is missing.
+    """
+    models = list(dict.fromkeys(table["model"]))
+    if model not in models or len(models) < 2:
+        raise ValueError(f"nothing to compare '{model}' with among {models}")
+    rows = []
+    for group, part in _by_group(table).groupby("group", sort=False):
+        for metric in METRICS:
+            seeds = part.pivot_table(index="seed", columns="model", values=metric, dropna=False, observed=True)
+            sign = -1.0 if metric in LESS_IS_BETTER else 1.0
+            means = sign * seeds.drop(columns=model).mean()
+            if means.isna().all() or seeds[model].isna().all():
+                continue
+            best = str(means.idxmax())
+            gain = (sign * (seeds[model] - seeds[best])).dropna()
+            rows.append(
+                {
+                    "group": group,
+                    "metric": metric,
+                    "better": "less" if sign < 0 else "more",
+                    "mean": float(seeds[model].mean()),
+                    "baseline": best,
+                    "baseline_mean": float(seeds[best].mean()),
+                    "gain": float(gain.mean()),
+                    "gain_sd": float(gain.std()),
+                    "seeds_better": int((gain > 0).sum()),
+                    "seeds_worse": int((gain < 0).sum()),
+                    "seeds": len(gain),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _by_group(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows by group, in the order of `GROUPS`."""
+    order = {group: i for i, group in enumerate(GROUPS)}
+    return table.sort_values("group", key=lambda group: group.map(order).fillna(len(order)), kind="stable")
 
 
 def _direction(predicted: Floats, true: Floats) -> Floats:

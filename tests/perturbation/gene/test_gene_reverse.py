@@ -48,10 +48,11 @@ def test_the_truth_finds_itself_and_no_change_finds_nothing(effects: Effects) ->
     assert rates["hits"].tolist() == [1, 1, 1] == rates["gene_hits"].tolist()
     assert rates["k"].tolist() == [1, 5, 10]
     np.testing.assert_allclose(rates["chance"], np.array([1, 5, 10]) / 70)
-    still = hit_rates(NoChange.fit(effects).predict(effects.conditions), effects, ks=(1, 70))
-    # All alike: the order of candidates decides, which is right for the first.
-    np.testing.assert_allclose(still["hits"], [1 / 70, 1])
-    assert still["gene_chance"][1] == 1
+    still = hit_rates(NoChange.fit(effects).predict(effects.conditions), effects, ks=(1, 10, 70))
+    # All alike: a random order, not that of the candidates.
+    np.testing.assert_allclose(still["hits"], still["chance"], rtol=1e-12)
+    np.testing.assert_allclose(still["gene_hits"], still["gene_chance"], rtol=1e-12)
+    assert still["gene_chance"][2] == 1
 
 
 def test_chance_is_what_a_random_order_reaches(effects: Effects) -> None:
@@ -84,6 +85,23 @@ def test_the_fall_of_the_gene_itself_does_not_give_it_away() -> None:
     predicted = delta[:, [0, 1, 3, 2]]
     assert hit_rates(predicted, truth, ks=(1,))["hits"].tolist() == [0.0]
     assert hit_rates(delta, truth, ks=(1,))["hits"].tolist() == [1.0]
+
+
+def test_equal_predictions_share_their_ranks(effects: Effects) -> None:
+    few = effects.of(effects.conditions[:4])
+    predicted = few.mean[[0, 0, 0, 3]]  # three alike, which are right for the first
+    rates = hit_rates(predicted, few, ks=(1, 2, 3))
+    last = rank_candidates(predicted, few.conditions, few.control, few.mean[3], genes=few.genes)
+    assert last["condition"][0] == few.conditions[3][0]
+    by_hand = []
+    for k in (1, 2, 3):
+        first = [
+            rank_candidates(predicted, few.conditions, few.control, mean, genes=few.genes)["condition"][0]
+            == few.conditions[3][0]
+            for mean in few.mean[:3]
+        ]
+        by_hand.append((1 + sum(max(min((k - lost) / 3, 1), 0) for lost in first)) / 4)
+    np.testing.assert_allclose(rates["hits"], by_hand)
 
 
 def test_says_what_is_wrong(effects: Effects) -> None:

@@ -12,7 +12,14 @@ import pytest
 from cellfm_torch.errors import UserError
 from cellfm_torch.paths import PBMC3K
 from cellfm_torch.perturbation.gene.effects import Effects
-from cellfm_torch.perturbation.gene.scores import METRICS, condition_scores, discrimination, pearson, summarise
+from cellfm_torch.perturbation.gene.scores import (
+    METRICS,
+    compare,
+    condition_scores,
+    discrimination,
+    pearson,
+    summarise,
+)
 from cellfm_torch.perturbation.gene.simulation import exact_effects, simulate
 
 
@@ -141,3 +148,21 @@ def test_summary_is_over_seeds_of_means_over_conditions() -> None:
     assert row["sd"] == pytest.approx(np.std([0.5, 4.5], ddof=1))
     assert list(summary.index) == list(METRICS)
     assert np.isnan(summarise(parts[0])["sd"]).all()
+
+
+def test_a_model_stands_beside_the_best_of_the_others() -> None:
+    truth = by_hand()
+    parts = []
+    # Mean squared errors of two seeds: the model 1 and 4, "a" 2 and 2, "b" 3 and 3.
+    for seed, offs in enumerate(({"m": 1.0, "a": 2**0.5, "b": 3**0.5}, {"m": 2.0, "a": 2**0.5, "b": 3**0.5})):
+        for model, off in offs.items():
+            table = condition_scores(truth.mean + off, truth)
+            parts.append(table.assign(model=model, seed=seed, group="combo seen 2"))
+    table = compare(pd.concat(parts), "m").set_index("metric")
+    row = table.loc["mse"]
+    assert (row["baseline"], row["better"], row["seeds_better"], row["seeds"]) == ("a", "less", 1, 2)
+    np.testing.assert_allclose([row["mean"], row["baseline_mean"], row["gain"]], [2.5, 2.0, -0.5])
+    assert row["gain_sd"] == pytest.approx(np.std([1.0, -2.0], ddof=1))
+    assert table.loc["direction", "better"] == "more"
+    with pytest.raises(ValueError, match="nothing to compare 'other' with"):
+        compare(pd.concat(parts), "other")

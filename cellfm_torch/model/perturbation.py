@@ -205,7 +205,7 @@ class PerturbationHead(nn.Module):
         state = state + torch.where(several, self._interaction(states, among), 0)
 
         readout = self._readout(static, padded, at, self.of_cell(self.cell_norm(encoding.cell)))  # (B, R, W)
-        change = torch.einsum("brw,bmw->bmr", readout, state) + scale * table.common
+        change = torch.einsum("brw,bmw->bmr", readout, state) * self.width**-0.5 + scale * table.common
         change = change + trust @ measured
         return change + self._own_change(batch, at, genes, rest)
 

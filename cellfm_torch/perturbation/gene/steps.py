@@ -150,16 +150,18 @@ class _Epochs:
         world_size: int = 1,
     ) -> None:
         self.control, self.effects, self.position = control, effects, position
-        self.rng = np.random.default_rng([seed, rank])
-        self.most = -(-len(effects.conditions) // (CONDITIONS * world_size))
+        self.order, self.draw = np.random.default_rng(seed), np.random.default_rng([seed, rank])
+        self.rank, self.world_size = rank, world_size
+        self.number = -(-len(effects.conditions) // CONDITIONS)
 
     def __len__(self) -> int:
-        return self.most
+        return -(-self.number // self.world_size)
 
     def __iter__(self) -> Iterator[PerturbStep]:
-        order = self.rng.permutation(len(self.effects.conditions))
-        for part in np.array_split(order, -(-len(order) // CONDITIONS))[: self.most]:
-            cells = self.rng.choice(len(self.control), min(CELLS, len(self.control)), replace=False)
+        parts = np.array_split(self.order.permutation(len(self.effects.conditions)), self.number)  # alike on all ranks
+        for i in range(len(self)):
+            part = parts[(i * self.world_size + self.rank) % self.number]  # as many steps on every rank
+            cells = self.draw.choice(len(self.control), min(CELLS, len(self.control)), replace=False)
             yield step(self.control.take(torch.from_numpy(cells)), self.effects, part, self.position)
 
 

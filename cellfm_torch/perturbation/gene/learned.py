@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cellfm_torch.callbacks.fitting import fit_in_memory
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.model.adapted import adapted
 from cellfm_torch.model.perturbation import GeneTables, PerturbationHead
 from cellfm_torch.optim import Recipe
+from cellfm_torch.perturbation.gene.control import ControlCells
 from cellfm_torch.perturbation.gene.effects import Condition, Effects
 from cellfm_torch.perturbation.gene.graphs import Neighbours
-from cellfm_torch.perturbation.gene.steps import ControlCells, PerturbSteps, asked
+from cellfm_torch.perturbation.gene.steps import PerturbSteps, asked
 from cellfm_torch.tasks.perturb import PerturbTask
 
 METHODS = {
@@ -82,8 +83,6 @@ class LearnOptions:
     trainer: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        from cellfm_torch.errors import nearest
-
         if self.method not in METHODS:
             raise UserError(f"method={self.method}: choose {', '.join(METHODS)}{nearest(self.method, METHODS)}")
         if self.width < 8 or self.width % 8:
@@ -172,9 +171,7 @@ def learn(
         torch.manual_seed(options.seed)
         backbone: Any = adapted(network, options.method, lora_rank=options.lora_rank)
         head = PerturbationHead(tables, width=options.width, **sizes(backbone))
-        control.encoding = None
-        if options.method == "frozen":
-            control.encode(backbone)
+        control.encode(backbone if options.method == "frozen" else None)
         recipe = Recipe(
             lr=lr, min_lr=lr / 10, warmup_steps=WARMUP, weight_decay=options.weight_decay, betas=(0.9, 0.999)
         )

@@ -8,6 +8,7 @@ Shapes: M conditions, G genes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ STILL = 1e-9
 """Differences of log1p(CP10K) up to this are no change: rounding, far below what a cell can show."""
 
 
-def condition_scores(predicted: Any, truth: Effects) -> pd.DataFrame:
+def condition_scores(predicted: Any, truth: Effects, *, groups: Sequence[str] | None = None) -> pd.DataFrame:
     """Score predicted mean expression.
 
     The columns, of each condition:
@@ -46,6 +47,9 @@ def condition_scores(predicted: Any, truth: Effects) -> pd.DataFrame:
         Mean log1p(CP10K), the conditions and genes of `truth`.
     truth
         What was measured.
+    groups : M, optional
+        Group of each condition: discrimination is then among those of one group, so that "no change" has 0.5 in each.
+        Otherwise weak effects, such as those of singles, are nearest to it and have more, strong ones less.
 
     Returns
     -------
@@ -62,6 +66,11 @@ def condition_scores(predicted: Any, truth: Effects) -> pd.DataFrame:
     delta, true = values - truth.control, truth.delta
     rows = np.arange(len(values))[:, None]
     top, top_true = delta[rows, truth.marked], true[rows, truth.marked]
+    found = np.empty(len(values))
+    of = np.array([""] * len(values) if groups is None else list(groups), dtype=object)
+    for group in dict.fromkeys(of):
+        inside = np.flatnonzero(of == group)
+        found[inside] = discrimination(values[inside], truth.of([truth.conditions[i] for i in inside]))
     return pd.DataFrame(
         {
             "condition": [condition_name(condition) for condition in truth.conditions],
@@ -70,7 +79,7 @@ def condition_scores(predicted: Any, truth: Effects) -> pd.DataFrame:
             "pearson_delta": pearson(delta, true),
             "pearson_delta_top20": pearson(top, top_true),
             "direction": _direction(top, top_true),
-            "discrimination": discrimination(values, truth),
+            "discrimination": found,
         }
     )
 

@@ -95,6 +95,18 @@ def test_discrimination_leaves_perturbed_genes_out() -> None:
     assert discrimination(prediction, truth).tolist() == [0.0, 0.0]
 
 
+def test_discrimination_by_group() -> None:
+    truth = exact_effects(simulate(anndata.read_h5ad(PBMC3K), cells_per_condition=1, control_cells=1).truth)
+    groups = ["single" if len(c) == 1 else "double" for c in truth.conditions]
+    still = np.tile(truth.control, (len(truth.conditions), 1))
+    for kinds, expected in ((None, False), (groups, True)):
+        table = condition_scores(still, truth, groups=kinds).assign(group=groups)
+        means = table.groupby("group")["discrimination"].mean()
+        assert bool(means["single"] == pytest.approx(0.5, abs=1e-12)) is expected
+        assert bool(means["double"] == pytest.approx(0.5, abs=1e-12)) is expected
+        assert means["single"] >= means["double"]
+
+
 def test_constant_rows_do_not_raise() -> None:
     truth = by_hand()
     still = Effects(

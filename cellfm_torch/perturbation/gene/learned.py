@@ -33,7 +33,7 @@ METHODS = {
     "full": "everything learns",
 }
 LEARNING_RATES = {"frozen": 1e-3, "lora": 1e-3, "full": 1e-4}
-EPOCHS = 100
+EPOCHS = 150
 WARMUP = 20
 """Steps."""
 
@@ -65,7 +65,7 @@ class LearnOptions:
     seed
         Of new weights, order and dropout.
     trainer
-        Options of Lightning's Trainer, such as ``max_epochs`` (default 100).
+        Options of Lightning's Trainer, such as ``max_epochs`` (default 150).
 
     Raises
     ------

@@ -133,6 +133,12 @@ class GenePerturbation:
         return self._trained().history
 
     @property
+    def best_epochs(self) -> int:
+        """After how many epochs held-out perturbations were predicted best; without any, how many there were."""
+        history = self.history
+        return int(history["val_loss"].idxmin()) + 1 if "val_loss" in history else len(history)
+
+    @property
     def genes(self) -> tuple[str, ...]:
         """Symbols of the genes that are read out, R."""
         symbols = self.network.input_spec.genes
@@ -147,7 +153,7 @@ class GenePerturbation:
             What to learn from and what to stop by; None: learn from all.
         options
             See :class:`~cellfm_torch.perturbation.gene.learned.LearnOptions`; others are of Lightning's Trainer:
-            ``max_epochs`` (default 100), ``accelerator``, ``devices`` ...
+            ``max_epochs`` (default 150), ``accelerator``, ``devices`` ...
 
         Raises
         ------

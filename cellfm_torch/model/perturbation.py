@@ -42,8 +42,8 @@ class GeneTables:
         Mean effect of a gene that was perturbed in training: what is said of one of which nothing is known.
     measured : (P, R)
         Effects measured of single perturbations in training; zero where there is none.
-    trust : (P,)
-        Weight of the measured effect against the network's, 0 where there is none.
+    trust : (P, R)
+        Weight of the measured effect of each gene against the network's, 0 where there is none.
     readout_neighbours, perturbed_neighbours : (K, R, E) and (K, V, E) int64
         Rows of `readout` and of `learned` that each gene hears from; -1 for none.
     readout_weights, perturbed_weights : (K, R, E) and (K, V, E)
@@ -194,20 +194,19 @@ class PerturbationHead(nn.Module):
         marked = self._perturbed(static, genes, learned)
         states = self.reader(marked + padded[at[:, genes]], tokens, Layout.of(batch.offsets))  # (B, U, W)
 
-        measured, trust = self._measured(genes)
-        trust = among * trust
-        if forget is not None:
-            trust = trust * ~forget
-        rest = among - trust  # (M, U): the share of each gene that the network answers for
-        state = torch.einsum("mu,buw->bmw", rest, self.direction(states))
-        scale = torch.einsum("mu,buo->bmo", rest, 1 + self.strength(states))
-        several = members.sum(1, keepdim=True) > 1
-        state = state + torch.where(several, self._interaction(states, among), 0)
-
         readout = self._readout(static, padded, at, self.of_cell(self.cell_norm(encoding.cell)))  # (B, R, W)
-        change = torch.einsum("brw,bmw->bmr", readout, state) + scale * table.common
-        change = change + trust @ measured
-        return change + self._own_change(batch, at, genes, rest)
+        scaled = readout * self.width**-0.5
+        alone = torch.einsum("brw,buw->bur", scaled, self.direction(states))
+        alone = alone + (1 + self.strength(states)) * table.common + self._own_change(batch, at, genes)
+
+        measured, trust = self._measured(genes)  # (U, R)
+        used = among if forget is None else among * ~forget
+        change = torch.einsum("mu,bur->bmr", among, alone)
+        # Where an effect was measured, it takes the network's place by as much as it is trusted.
+        change = change + torch.einsum("mu,bur->bmr", used, trust * (measured - alone))
+        several = members.sum(1)[:, None] > 1
+        together = torch.where(several, self._interaction(states, among), 0)  # (B, M, W)
+        return change + torch.einsum("brw,bmw->bmr", scaled, together)
 
     def _perturbed(self, static: Tensor, genes: Tensor, learned: Tensor) -> Tensor:
         """Return the marked tokens of perturbed genes before any cell, (U, W)."""
@@ -239,21 +238,19 @@ class PerturbationHead(nn.Module):
         return out
 
     def _measured(self, genes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the measured effects of genes (U, R) and how far they are trusted (U,)."""
+        """Return the measured effects of genes and how far they are trusted, (U, R) each."""
         table = cast(Any, self)
         rows = table.row_of[genes]
-        if not len(table.learned):
-            return table.measured.new_zeros(len(genes), self.num_readout), table.trust.new_zeros(len(genes))
-        there = rows >= 0
+        there = (rows >= 0)[:, None]
         return table.measured[rows.clamp_min(0)], torch.where(there, table.trust[rows.clamp_min(0)], 0)
 
-    def _own_change(self, batch: CellBatch, at: Tensor, genes: Tensor, rest: Tensor) -> Tensor:
-        """Return what perturbing a gene does to its own expression, (B, M, R): a line in what it was."""
+    def _own_change(self, batch: CellBatch, at: Tensor, genes: Tensor) -> Tensor:
+        """Return what perturbing a gene does to its own expression, (B, U, R): a line in what it was."""
         table = cast(Any, self)
-        values = torch.cat([batch.values.to(rest.dtype), rest.new_zeros(1)])[at[:, genes]]  # (B, U)
+        values = torch.cat([batch.values, batch.values.new_zeros(1)])[at[:, genes]].to(self.own.dtype)  # (B, U)
         line = self.own[0] + self.own[1] * values
-        same = (table.readout[None, :] == genes[:, None]).to(rest.dtype)  # (U, R)
-        return torch.einsum("mu,bu,ur->bmr", rest, line, same)
+        same = table.readout[None, :] == genes[:, None]  # (U, R)
+        return line[..., None] * same
 
 
 def _token_rows(batch: CellBatch, first_id: int, num_genes: int) -> Tensor:

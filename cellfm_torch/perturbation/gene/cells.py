@@ -151,11 +151,12 @@ class PerturbedCells:
         x = self.expression[:, readout]
         mean0, variance0 = moments(x[self.control])
         spread0 = variance0 / len(self.control)
-        means, marked, sizes = [], [], []
+        means, marked, sizes, noise = [], [], [], []
         for condition in conditions:
             part = x[self.codes == self.conditions.index(condition)]
             mean, variance = moments(part)
-            t = np.abs(mean - mean0) / np.sqrt(variance / part.shape[0] + spread0 + 1e-12)
+            noise.append(variance / part.shape[0] + spread0)
+            t = np.abs(mean - mean0) / np.sqrt(noise[-1] + 1e-12)
             means.append(mean)
             marked.append(np.argsort(-t, kind="stable")[:MOST_MARKED])
             sizes.append(part.shape[0])
@@ -167,4 +168,5 @@ class PerturbedCells:
             control=mean0,
             marked=np.array(marked, dtype=np.int64).reshape(len(conditions), -1),
             cells=np.array(sizes, dtype=np.int64),
+            noise=np.array(noise).reshape(shape),
         )

@@ -12,82 +12,19 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from cellfm_torch.batch import CellBatch
-from cellfm_torch.data.labelled import CellSet
-from cellfm_torch.embedding.cell_sets import shown
 from cellfm_torch.model.outputs import Encoding
+from cellfm_torch.perturbation.gene.control import CELLS, ControlCells
 from cellfm_torch.perturbation.gene.effects import Condition, Effects
 from cellfm_torch.tasks.perturb import PerturbStep
 
-CELLS, CONDITIONS = 8, 8
+CONDITIONS = 8
 """Of a step."""
 
 SURE_CELLS = 20
 """Cells at which a condition weighs half: means over many cells are sure."""
-
-
-class ControlCells:
-    """Control cells as one batch, and what a frozen backbone makes of them, computed once.
-
-    Parameters
-    ----------
-    cells
-        The cells of a file.
-    rows : (n,) int
-        Which to use, ascending.
-    """
-
-    def __init__(self, cells: CellSet, rows: NDArray[np.int64]) -> None:
-        self.batch = joined(list(cells.loader(rows)))
-        self.rows = rows
-        self.encoding: Encoding | None = None
-
-    def __len__(self) -> int:
-        return self.batch.num_cells
-
-    @torch.inference_mode()
-    def encode(self, network: nn.Module) -> None:
-        """Ask a frozen backbone once for all."""
-        device = next(network.parameters()).device
-        network.eval()
-        parts = []
-        for cells in shown([*torch.arange(len(self)).split(CELLS)], "encoding control cells"):
-            found: Encoding = network.encode(self.batch.take(cells).to(device))  # type: ignore[operator]
-            parts.append(Encoding(**{name: x.cpu() for name, x in vars(found).items()}))
-        names = ("cell", "genes", "prefix", "gene_embedding")
-        whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-        with torch.inference_mode(False):  # what is computed from it has gradients
-            self.encoding = Encoding(**{name: x.clone() for name, x in whole.items()})
-
-    def take(self, cells: Tensor) -> tuple[CellBatch, Encoding | None]:
-        """Return some of the cells (B,), by their place among those that are used."""
-        batch = self.batch.take(cells)
-        if self.encoding is None:
-            return batch, None
-        rows = self.batch.token_rows(cells)
-        known = self.encoding
-        return batch, Encoding(known.cell[cells], known.genes[rows], known.prefix[cells], known.gene_embedding[rows])
-
-    def parts(self) -> Iterator[tuple[CellBatch, Encoding | None]]:
-        """Yield all cells, a few at a time."""
-        for cells in torch.arange(len(self)).split(CELLS):
-            yield self.take(cells)
-
-
-def joined(batches: Sequence[CellBatch]) -> CellBatch:
-    """Return batches without targets as one."""
-    lengths = torch.cat([batch.lengths for batch in batches])
-    depth = None if batches[0].read_depth is None else torch.cat([batch.read_depth for batch in batches])  # type: ignore[misc]
-    return CellBatch(
-        gene_ids=torch.cat([batch.gene_ids for batch in batches]),
-        values=torch.cat([batch.values for batch in batches]),
-        hidden=torch.cat([batch.hidden for batch in batches]),
-        offsets=torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]),
-        cell_index=torch.cat([batch.cell_index for batch in batches]),
-        read_depth=depth,
-    )
 
 
 def asked(conditions: Sequence[Condition], position: dict[str, int]) -> tuple[Tensor, Tensor]:
@@ -150,16 +87,18 @@ class _Epochs:
         world_size: int = 1,
     ) -> None:
         self.control, self.effects, self.position = control, effects, position
-        self.rng = np.random.default_rng([seed, rank])
-        self.most = -(-len(effects.conditions) // (CONDITIONS * world_size))
+        self.order, self.draw = np.random.default_rng(seed), np.random.default_rng([seed, rank])
+        self.rank, self.world_size = rank, world_size
+        self.number = -(-len(effects.conditions) // CONDITIONS)
 
     def __len__(self) -> int:
-        return self.most
+        return -(-self.number // self.world_size)
 
     def __iter__(self) -> Iterator[PerturbStep]:
-        order = self.rng.permutation(len(self.effects.conditions))
-        for part in np.array_split(order, -(-len(order) // CONDITIONS))[: self.most]:
-            cells = self.rng.choice(len(self.control), min(CELLS, len(self.control)), replace=False)
+        parts = np.array_split(self.order.permutation(len(self.effects.conditions)), self.number)  # alike on all ranks
+        for i in range(len(self)):
+            part = parts[(i * self.world_size + self.rank) % self.number]  # as many steps on every rank
+            cells = self.draw.choice(len(self.control), min(CELLS, len(self.control)), replace=False)
             yield step(self.control.take(torch.from_numpy(cells)), self.effects, part, self.position)
 
 

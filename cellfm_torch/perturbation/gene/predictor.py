@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from cellfm_torch.data.files import Given, PathLike
 from cellfm_torch.data.gene_sets import read_gmt
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.labelled import CellSet
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.model.loading import Backbone, load_model
 from cellfm_torch.perturbation.gene.cells import PerturbedCells
 from cellfm_torch.perturbation.gene.conditions import asked_conditions
@@ -36,6 +37,7 @@ from cellfm_torch.perturbation.gene.learned import (
     mean_changes,
     tables_of,
 )
+from cellfm_torch.perturbation.gene.reverse import rank_candidates
 from cellfm_torch.perturbation.gene.saved import Saved, read_predictor, write_predictor
 from cellfm_torch.perturbation.gene.splits import Split, no_split
 
@@ -222,6 +224,68 @@ class GenePerturbation:
         out.obs["condition"] = condition_name(conditions[0])
         out.layers["control"] = before
         return out
+
+    def reverse(
+        self,
+        cells: Given,
+        *,
+        by: str,
+        start: str,
+        target: str,
+        candidates: Sequence[str] | None = None,
+        pairs: bool = False,
+        rank_by: str = "pearson",
+    ) -> pd.DataFrame:
+        """Rank perturbations by how well they lead from one state of cells to another.
+
+        Parameters
+        ----------
+        cells
+            Cells of both states, raw counts.
+        by
+            Column of obs with the state of each cell.
+        start, target
+            The states.
+        candidates
+            What might be perturbed; None: all genes that were perturbed in training.
+        pairs
+            Also all pairs of the single candidates.
+        rank_by
+            ``"pearson"`` of predicted and wanted change, or ``"mse"`` of predicted and wanted state.
+
+        Returns
+        -------
+        DataFrame with ``rank``, ``condition``, ``pearson`` and ``mse``, best first.
+
+        Raises
+        ------
+        UserError
+            If there is no such column or state, or a gene is unknown.
+        """
+        names = self._trained().genes if candidates is None else candidates
+        among = asked_conditions(names, self._vocab, option="candidates")
+        if pairs:
+            singles = [condition[0] for condition in among if len(condition) == 1]
+            among = list(dict.fromkeys([*among, *(tuple(sorted(pair)) for pair in combinations(singles, 2))]))
+        given = self._read(cells)
+        states = given.column(by, option="by")
+        control, before = self._of_state(given, states, start, option="start")
+        _, after = self._of_state(given, states, target, option="target")
+        predicted = np.maximum(before + mean_changes(self._trained().task, control, among), 0)
+        return rank_candidates(predicted, among, before, after, by=rank_by)
+
+    def _of_state(
+        self, given: CellSet, states: pd.Series, state: str, *, option: str
+    ) -> tuple[ControlCells, NDArray[np.float64]]:
+        """Return cells of a state to start from, and their mean expression (R,)."""
+        there = [str(name) for name in states.dropna().unique()]
+        if str(state) not in there:
+            raise UserError(
+                f"{option}={state}: obs['{states.name}'] has {', '.join(there)}{nearest(str(state), there)}"
+            )
+        rows = np.flatnonzero((states == str(state)).to_numpy() & (given.lengths > 0))
+        mean = np.asarray(log_normalised(given.counts)[rows][:, self._readout()].mean(0), dtype=np.float64).ravel()
+        return self._encoded(drawn(given, rows, self.control_cells, seed=self.seed)), mean
 
     def save(self, folder: PathLike, *, overwrite: bool = False, include_model: bool = False) -> None:
         """Write what was learned: safetensors and JSON; nothing is pickled.

@@ -53,6 +53,11 @@ class Saved:
     reading: dict[str, Any]
     history: pd.DataFrame
 
+    @property
+    def genes(self) -> list[str]:
+        """Genes that were perturbed in training, in alphabetical order."""
+        return sorted({gene for condition in self.trained for gene in condition})
+
 
 def write_predictor(
     folder: PathLike,

@@ -32,10 +32,7 @@ def run(cfg: Any) -> int:
     if options["single_cells"] and len(genes) != 1:
         raise UserError(f"single_cells=true: takes one condition, {len(genes)} are asked for")
     predictor = load_predictor(options)
-    if options["single_cells"]:
-        found = predictor.predict_cells(genes[0], cells)
-    else:
-        found = predictor.predict(genes, cells)
+    found = predictor.predict_cells(genes[0], cells) if options["single_cells"] else predictor.predict(genes, cells)
     write_genes(found, output)
     console = Console()
     if not options["single_cells"]:
@@ -51,7 +48,7 @@ def run(cfg: Any) -> int:
 def load_predictor(options: dict[str, Any]) -> Any:
     """Return the predictor that options name, on the device that they name; reading options that are given count."""
     from cellfm_torch.model.device import chosen_device
-    from cellfm_torch.perturbation.gene.predictor import GenePerturbation
+    from cellfm_torch.perturbation.gene.screen import GenePerturbation
 
     folder, device = Path(options["predictor"]), chosen_device(options["accelerator"])
     predictor = GenePerturbation.load(folder, model=options["model_folder"], device=str(device))

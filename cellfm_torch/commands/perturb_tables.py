@@ -19,7 +19,7 @@ from cellfm_torch.report.perturbation import render_perturbation
 
 if TYPE_CHECKING:
     from cellfm_torch.perturbation.gene.evaluate import Evaluation
-    from cellfm_torch.perturbation.gene.predictor import GenePerturbation
+    from cellfm_torch.perturbation.gene.screen import GenePerturbation
 
 COLUMNS = {
     "mse": "MSE",

@@ -32,7 +32,7 @@ def run(cfg: Any) -> int:
     from cellfm_torch.job_folder import open_job
     from cellfm_torch.perturbation.gene.evaluate import chosen_baselines, evaluate
     from cellfm_torch.perturbation.gene.learned import METHODS, LearnOptions
-    from cellfm_torch.perturbation.gene.predictor import GenePerturbation
+    from cellfm_torch.perturbation.gene.screen import GenePerturbation
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     settings = dict(options)
@@ -102,17 +102,23 @@ def _device(options: dict[str, Any]) -> Any:
 
 def _splits(options: dict[str, Any], cells: Any, seeds: list[int]) -> dict[int, Any]:
     """Return the split of each seed, as the options say."""
+    from cellfm_torch.data.genes import GeneVocab
     from cellfm_torch.errors import UserError, nearest
+    from cellfm_torch.perturbation.gene.conditions import asked_conditions
     from cellfm_torch.perturbation.gene.split_files import column_split, given_split
     from cellfm_torch.perturbation.gene.splits import no_split, simulation_split
 
     conditions, wanted = cells.conditions, str(options["split"])
     if options["split_column"] is not None:
         parts = cells.cells.column(options["split_column"], option="split_column")
-        own = [None if code < 0 else conditions[code] for code in cells.codes]
-        return {seed: column_split(own, parts, name=options["split_column"]) for seed in seeds}
+        used = cells.codes >= 0
+        own = [conditions[code] for code in cells.codes[used]]
+        split = column_split(options["split_column"], own, list(parts[used]))
+        return dict.fromkeys(seeds, split)
     if Path(wanted).suffix in (".json", ".csv"):
-        return {seed: given_split(wanted, conditions) for seed in seeds}
+        vocab = GeneVocab(cells.cells.spec.genes, first_id=cells.cells.spec.first_id)
+        parse = lambda word: asked_conditions([word], vocab, option=wanted)[0]  # noqa: E731
+        return dict.fromkeys(seeds, given_split(wanted, conditions, parse=parse))
     if wanted == "none":
         return {seeds[0]: no_split(conditions)}
     if wanted != "simulation":

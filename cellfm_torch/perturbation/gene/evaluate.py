@@ -24,9 +24,9 @@ from cellfm_torch.model.loading import untrained
 from cellfm_torch.perturbation.gene.baselines import fit_baselines
 from cellfm_torch.perturbation.gene.celleval import cell_eval_scores, shifted_cells
 from cellfm_torch.perturbation.gene.effects import CONTROL_NAME, Effects, condition_name
-from cellfm_torch.perturbation.gene.predictor import GenePerturbation
 from cellfm_torch.perturbation.gene.reverse import hit_rates
 from cellfm_torch.perturbation.gene.scores import condition_scores, summarise
+from cellfm_torch.perturbation.gene.screen import GenePerturbation
 from cellfm_torch.perturbation.gene.splits import Split, check_leaks
 
 Floats = NDArray[np.float64]
@@ -119,7 +119,7 @@ def evaluate(
     say
         Told what is about to be done.
     options
-        Of :meth:`~cellfm_torch.perturbation.gene.predictor.GenePerturbation.train`.
+        Of :meth:`~cellfm_torch.perturbation.gene.screen.GenePerturbation.train`.
 
     Raises
     ------

@@ -46,11 +46,13 @@ if TYPE_CHECKING:
         load_model,
     )
     from cellfm_torch.ops import Layout, RetentionState, retention, retention_map, retention_state
+    from cellfm_torch.perturbation.gene.screen import GenePerturbation
     from cellfm_torch.predict import predict
     from cellfm_torch.report.gather import write_report
     from cellfm_torch.tasks.annotate import AnnotateTask
     from cellfm_torch.tasks.integrate import IntegrateTask
     from cellfm_torch.tasks.losses import pretraining_loss
+    from cellfm_torch.tasks.perturb import PerturbTask
     from cellfm_torch.tasks.pretrain import PretrainTask
 
 _HOME = {
@@ -81,11 +83,13 @@ _HOME = {
     "gene_tasks.whatif": ("what_if",),
     "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction", "ScFoundation", "ScFoundationConfig", "load_model"),
     "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
+    "perturbation.gene.screen": ("GenePerturbation",),
     "predict": ("predict",),
     "tasks.annotate": ("AnnotateTask",),
     "report.gather": ("write_report",),
     "tasks.integrate": ("IntegrateTask",),
     "tasks.losses": ("pretraining_loss",),
+    "tasks.perturb": ("PerturbTask",),
     "tasks.pretrain": ("PretrainTask",),
 }
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _HOME.items() for name in names}
@@ -101,6 +105,7 @@ __all__ = [
     "CellFMConfig",
     "EmbeddingWriter",
     "Encoding",
+    "GenePerturbation",
     "GeneVocab",
     "InputSpec",
     "IntegrateTask",
@@ -109,6 +114,7 @@ __all__ = [
     "LossCurve",
     "MatmulPrecision",
     "Prediction",
+    "PerturbTask",
     "PretrainTask",
     "RetentionState",
     "ScFoundation",

@@ -48,7 +48,7 @@ def _table(rows: Any, what: str, number: int) -> Any:
     from rich.table import Table
 
     title = f"{what}: the best of {number:,} candidates"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, min_width=60)
     table.add_column("rank", justify="right")
     table.add_column("perturbation", no_wrap=True)
     for heading in ("Pearson", "MSE"):

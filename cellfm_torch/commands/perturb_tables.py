@@ -62,8 +62,8 @@ def _figure(rows: pd.DataFrame, metric: str, *, several: bool) -> str:
 def reverse_table(reverse: pd.DataFrame) -> Table:
     """Return how often the perturbation that was made is among the best-ranked ones for what it did."""
     number = reverse["candidates"].mean()
-    title = f"Reverse perturbation: the right one among the first k of {number:g}"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    title = f"Reverse perturbation: right one in the first k of {number:g}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0), min_width=60)
     table.add_column("", no_wrap=True)
     means = reverse.groupby(["model", "k"], sort=False)[["hits", "chance"]].mean()
     ks = list(dict.fromkeys(reverse["k"]))

@@ -155,7 +155,8 @@ class PerturbedCells:
         for condition in conditions:
             part = x[self.codes == self.conditions.index(condition)]
             mean, variance = moments(part)
-            noise.append(variance / part.shape[0] + spread0)
+            # A gene that a few cells do not happen to show varies as it does in control, not by nothing.
+            noise.append(np.maximum(variance, variance0) / part.shape[0] + spread0)
             t = np.abs(mean - mean0) / np.sqrt(noise[-1] + 1e-12)
             means.append(mean)
             marked.append(np.argsort(-t, kind="stable")[:MOST_MARKED])

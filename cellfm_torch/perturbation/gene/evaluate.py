@@ -23,7 +23,7 @@ from cellfm_torch.files import written_beside
 from cellfm_torch.model.loading import untrained
 from cellfm_torch.perturbation.gene.baselines import fit_baselines
 from cellfm_torch.perturbation.gene.celleval import cell_eval_scores, shifted_cells
-from cellfm_torch.perturbation.gene.effects import CONTROL_NAME, Effects, condition_name
+from cellfm_torch.perturbation.gene.effects import CONTROL_NAME, Condition, Effects, condition_name
 from cellfm_torch.perturbation.gene.reverse import hit_rates
 from cellfm_torch.perturbation.gene.scores import condition_scores, summarise
 from cellfm_torch.perturbation.gene.screen import GenePerturbation
@@ -138,7 +138,10 @@ def evaluate(
         train = screen.screen.effects(screen.readout, split.train)
         truth = screen.screen.effects(screen.readout, split.test)
         found.truth[seed] = truth
-        linear = {name: model.predict(split.test) for name, model in fit_baselines(train, _embeddings(screen)).items()}
+        # The tested ones first; those of training are candidates of reverse perturbation.
+        asked = (*split.test, *(condition for condition in screen.screen.conditions if condition not in split.test))
+        groups = [split.group[condition] for condition in split.test]
+        linear = {name: model.predict(asked) for name, model in fit_baselines(train, _embeddings(screen)).items()}
         for name in [model, *baselines]:
             if name in linear:
                 predicted = linear[name]
@@ -146,19 +149,19 @@ def evaluate(
                 say(f"seed {seed}: {name}, learning from {len(split.train)} perturbations")
                 predicted, epochs = _kept(
                     None if keep is None else keep / f"{seed}_{name.replace(' ', '_')}_{_digest(split)}.npz",
-                    lambda name=name, seed=seed, split=split: _learned(screen, name, seed, split, options),  # type: ignore[misc]
-                    (len(split.test), len(screen.readout)),
+                    lambda name=name, seed=seed, split=split, asked=asked: _learned(  # type: ignore[misc]
+                        screen, name, seed, split, asked, options
+                    ),
+                    (len(asked), len(screen.readout)),
                 )
                 found.epochs += [epochs] if name == model else []
                 predicted = np.maximum(truth.control + predicted, 0)
             else:
                 continue  # linear on effects takes perturbed genes that are read out
-            found.predicted[seed, name] = predicted
             keys: dict[str, Any] = {"model": name, "seed": seed}
-            table = condition_scores(predicted, truth)
-            groups = [split.group[condition] for condition in split.test]
-            tables.append(table.assign(**keys, group=groups))
-            reverse.append(hit_rates(predicted, truth).assign(**keys))
+            reverse.append(hit_rates(predicted, truth, candidates=asked).assign(**keys))
+            found.predicted[seed, name] = predicted = predicted[: len(split.test)]
+            tables.append(condition_scores(predicted, truth, groups=groups).assign(**keys, group=groups))
             if cell_eval:
                 say(f"seed {seed}: {name}, cell-eval")
                 by_cells.append(_cell_eval(screen, truth, predicted, seed).assign(**keys))
@@ -177,11 +180,16 @@ def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _learned(
-    screen: GenePerturbation, name: str, seed: int, split: Split, options: dict[str, Any]
+    screen: GenePerturbation,
+    name: str,
+    seed: int,
+    split: Split,
+    asked: Sequence[Condition],
+    options: dict[str, Any],
 ) -> tuple[Floats, int]:
     own = screen.on(untrained(screen.network, seed=seed)) if name == RANDOM else screen
     own.train(split, seed=seed, **options)
-    return own.changes(split.test), own.best_epochs
+    return own.changes(asked), own.best_epochs
 
 
 def _embeddings(screen: GenePerturbation) -> dict[str, Floats]:

@@ -34,6 +34,8 @@ METHODS = {
 }
 LEARNING_RATES = {"frozen": 1e-3, "lora": 1e-3, "full": 1e-4}
 EPOCHS = 150
+NO_VALIDATION = {"limit_val_batches": 0}
+
 WARMUP = 20
 """Steps."""
 
@@ -179,7 +181,7 @@ def learn(
         )
         task = PerturbTask(backbone, head, recipe=recipe)
         data = PerturbSteps(control, train, val=val, position=position, seed=options.seed)
-        trainer = {"max_epochs": EPOCHS, **(options.trainer or {})}
+        trainer = {"max_epochs": EPOCHS, **({} if val is not None else NO_VALIDATION), **(options.trainer or {})}
         stop = [EarlyStopping("val_loss", patience=PATIENCE)] if val is not None else []
         return fit_in_memory(task, data, **{**trainer, "callbacks": [*stop, *trainer.get("callbacks", [])]})
 

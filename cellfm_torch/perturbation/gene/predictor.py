@@ -63,6 +63,14 @@ class Predictions:
     _control: ControlCells | None
 
     @property
+    def control(self) -> ControlCells:
+        """The control cells that are used."""
+        if self._control is None:
+            screen = self._screen()
+            self._control = drawn(screen.cells, screen.control, self.control_cells, seed=self.seed)
+        return self._control
+
+    @property
     def genes(self) -> tuple[str, ...]:
         """Symbols of the genes that are read out, R."""
         symbols = self.network.input_spec.genes

@@ -19,7 +19,7 @@ from cellfm_torch.data.gene_sets import read_gmt
 from cellfm_torch.errors import UserError
 from cellfm_torch.model.loading import Backbone, load_model
 from cellfm_torch.perturbation.gene.cells import PerturbedCells
-from cellfm_torch.perturbation.gene.control import ControlCells, drawn
+from cellfm_torch.perturbation.gene.control import ControlCells
 from cellfm_torch.perturbation.gene.effects import Condition, condition_name
 from cellfm_torch.perturbation.gene.graphs import Neighbours, co_expressed, shared_sets
 from cellfm_torch.perturbation.gene.learned import (
@@ -109,14 +109,6 @@ class GenePerturbation(Predictions):
         self.coexpression = coexpression
         self._control: ControlCells | None = None
         self.saved: Saved | None = None
-
-    @property
-    def control(self) -> ControlCells:
-        """The control cells that are used."""
-        if self._control is None:
-            screen = self._screen()
-            self._control = drawn(screen.cells, screen.control, self.control_cells, seed=self.seed)
-        return self._control
 
     @property
     def history(self) -> pd.DataFrame:

@@ -34,6 +34,9 @@ METHODS = {
 }
 LEARNING_RATES = {"frozen": 1e-3, "lora": 1e-3, "full": 1e-4}
 EPOCHS = 150
+VALIDATION = {"num_sanity_val_steps": -1}
+"""Before training the head says the common effect, which may be the best there is to say."""
+
 NO_VALIDATION = {"limit_val_batches": 0}
 
 WARMUP = 20
@@ -181,7 +184,8 @@ def learn(
         )
         task = PerturbTask(backbone, head, recipe=recipe)
         data = PerturbSteps(control, train, val=val, position=position, seed=options.seed)
-        trainer = {"max_epochs": EPOCHS, **({} if val is not None else NO_VALIDATION), **(options.trainer or {})}
+        looking = NO_VALIDATION if val is None else VALIDATION
+        trainer = {"max_epochs": EPOCHS, **looking, **(options.trainer or {})}
         stop = [EarlyStopping("val_loss", patience=PATIENCE)] if val is not None else []
         return fit_in_memory(task, data, **{**trainer, "callbacks": [*stop, *trainer.get("callbacks", [])]})
 

@@ -47,11 +47,13 @@ if TYPE_CHECKING:
     )
     from cellfm_torch.ops import Layout, RetentionState, retention, retention_map, retention_state
     from cellfm_torch.perturbation.chem.predictor import ChemicalPerturbation
+    from cellfm_torch.perturbation.gene.screen import GenePerturbation
     from cellfm_torch.predict import predict
     from cellfm_torch.report.gather import write_report
     from cellfm_torch.tasks.annotate import AnnotateTask
     from cellfm_torch.tasks.integrate import IntegrateTask
     from cellfm_torch.tasks.losses import pretraining_loss
+    from cellfm_torch.tasks.perturb import PerturbTask
     from cellfm_torch.tasks.pretrain import PretrainTask
 
 _HOME = {
@@ -83,11 +85,13 @@ _HOME = {
     "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction", "ScFoundation", "ScFoundationConfig", "load_model"),
     "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
     "perturbation.chem.predictor": ("ChemicalPerturbation",),
+    "perturbation.gene.screen": ("GenePerturbation",),
     "predict": ("predict",),
     "tasks.annotate": ("AnnotateTask",),
     "report.gather": ("write_report",),
     "tasks.integrate": ("IntegrateTask",),
     "tasks.losses": ("pretraining_loss",),
+    "tasks.perturb": ("PerturbTask",),
     "tasks.pretrain": ("PretrainTask",),
 }
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _HOME.items() for name in names}
@@ -104,6 +108,7 @@ __all__ = [
     "ChemicalPerturbation",
     "EmbeddingWriter",
     "Encoding",
+    "GenePerturbation",
     "GeneVocab",
     "InputSpec",
     "IntegrateTask",
@@ -112,6 +117,7 @@ __all__ = [
     "LossCurve",
     "MatmulPrecision",
     "Prediction",
+    "PerturbTask",
     "PretrainTask",
     "RetentionState",
     "ScFoundation",

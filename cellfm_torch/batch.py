@@ -84,6 +84,34 @@ class CellBatch:
     def __len__(self) -> int:
         return self.num_cells
 
+    def token_rows(self, cells: Tensor) -> Tensor:
+        """Return the rows of the gene tokens of some cells, cell after cell in the order asked for.
+
+        Parameters
+        ----------
+        cells : (b,) int64
+            Which; one may be there twice.
+        """
+        lengths = self.lengths[cells]
+        ends = lengths.cumsum(0)
+        total = int(ends[-1]) if len(ends) else 0
+        shift = self.offsets[cells] - (ends - lengths)
+        return torch.arange(total, device=self.offsets.device) + shift.repeat_interleave(lengths, output_size=total)
+
+    def take(self, cells: Tensor) -> CellBatch:
+        """Return some cells as a batch, in the order asked for; see :meth:`token_rows`."""
+        rows, lengths = self.token_rows(cells), self.lengths[cells]
+        per_cell = {"cell_index", "read_depth", "labels", "padded_mask"}
+        taken: dict[str, object] = {}
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, Tensor) and entry.name != "offsets":
+                taken[entry.name] = value[cells if entry.name in per_cell else rows]
+        # An extra is of cells or of genes; where both are as many, it is of cells, which come first.
+        extras = {name: x[cells if len(x) == self.num_cells else rows] for name, x in self.extras.items()}
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        return dataclasses.replace(self, **taken, offsets=offsets, extras=extras)  # type: ignore[arg-type]
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> CellBatch:
         changed: dict[str, object] = {"extras": {name: change(x) for name, x in self.extras.items()}}
         for entry in dataclasses.fields(self):

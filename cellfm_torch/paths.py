@@ -15,3 +15,6 @@ VOCAB = PACKAGE / "data" / "vocab"
 
 PBMC3K = PACKAGE / "data" / "bundled" / "pbmc3k.h5ad"
 """2,700 peripheral blood cells (10x Genomics, CC BY 4.0), raw counts, cell types by marker rule."""
+
+CROPSEQ = PACKAGE / "data" / "bundled" / "cropseq_28genes.h5ad"
+"""4,343 cells with one of 28 genes perturbed (scMAGeCK, BSD 2-clause), raw counts of these genes alone."""

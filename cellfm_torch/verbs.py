@@ -188,6 +188,54 @@ CHEM_VERBS = {
     ),
 }
 
+PERTURB_VERBS = {
+    "train": Verb(
+        "cellfm_torch.commands.perturb_train",
+        "learn what perturbed genes do; held-out perturbations scored beside baselines",
+        (
+            Option("--model", "model_folder={}", "model folder"),
+            Option("--condition", "condition={}", "column of obs with GENE+ctrl, A+B, ctrl (default: found by name)"),
+            Option("--method", "fit.method={}", "frozen (the head learns, the default), lora or full"),
+            Option("--split", "split={}", "simulation (some genes unseen), none, or a .json or .csv file"),
+            Option("--sets", "sets={}", ".gmt file, such as GO: genes of the same sets exchange messages"),
+            Option("--seeds", "seeds={}", "one split and training each, such as [0,1,2] (default: [0])"),
+            Option("--results", "results={}", "folder of tables, page and predictor (default: runs/perturb)"),
+            Option("--overwrite", "overwrite=true", "replace results that exist"),
+        ),
+        "cellfm perturb train norman.h5ad --model models/80m --sets go_bp.gmt --seeds [0,1,2]",
+        words=("cells", "[CELLS]"),
+    ),
+    "predict": Verb(
+        "cellfm_torch.commands.perturb_predict",
+        "what perturbing genes would do to control cells -> h5ad",
+        (
+            Option("--genes", "gene_list={}", "what to perturb: KLF1, CEBPA+KLF1 for both at once, or a file"),
+            Option("--cells", "cells={}", "file of control cells"),
+            Option("--predictor", "predictor={}", "what train wrote (default: runs/perturb/predictor)"),
+            Option("--output", "output={}", "h5ad to write (default: CELLS_perturbed.h5ad in this folder)"),
+            Option("--single-cells", "single_cells=true", "every control cell as it would be, of one condition"),
+            Option("--overwrite", "overwrite=true", "replace the output where it exists"),
+        ),
+        "cellfm perturb predict --genes KLF1 --cells ctrl.h5ad",
+    ),
+    "reverse": Verb(
+        "cellfm_torch.commands.perturb_reverse",
+        "which perturbation leads from one state of cells to another: candidates, ranked",
+        (
+            Option("--by", "by={}", "column of obs with the state of each cell"),
+            Option("--from", "start={}", "state of the cells that would be perturbed"),
+            Option("--to", "target={}", "state that they should come to"),
+            Option("--predictor", "predictor={}", "what train wrote (default: runs/perturb/predictor)"),
+            Option("--candidates", "candidates={}", "genes, A,B or a file (default: those perturbed in training)"),
+            Option("--pairs", "pairs=true", "all pairs of the candidates too"),
+            Option("--output", "output={}", "table to write (default: runs/reverse.csv)"),
+            Option("--overwrite", "overwrite=true", "replace the output where it exists"),
+        ),
+        "cellfm perturb reverse cells.h5ad --by state --from naive --to activated",
+        words=("cells", "CELLS"),
+    ),
+}
+
 VERBS: dict[str, Verb | Group] = {
     "train": Verb(
         "cellfm_torch.train",
@@ -301,6 +349,7 @@ VERBS: dict[str, Verb | Group] = {
     ),
     "genes": Group("what the model knows about genes; tables of gene names", GENE_VERBS),
     "chem": Group("where compounds move cells", CHEM_VERBS),
+    "perturb": Group("what perturbed genes do to cells: learn it, predict it, search it", PERTURB_VERBS),
     "convert": Verb(
         "cellfm_torch.convert.command",
         "published checkpoint (CellFM of MindSpore, scFoundation) -> model folder",

@@ -16,7 +16,6 @@ from typing import Any, cast
 import anndata
 import numpy as np
 import pandas as pd
-import torch
 
 from cellfm_torch.analysis.baselines import available
 from cellfm_torch.annotation.designs import Design, Labelled, designs
@@ -29,6 +28,7 @@ from cellfm_torch.data.report import print_report
 from cellfm_torch.embedding.cell_sets import Embeddings
 from cellfm_torch.embedding.record import cell_columns, record, weights_of
 from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.model.device import chosen_device
 from cellfm_torch.model.loading import load_model
 
 
@@ -82,7 +82,7 @@ class Job:
             raise UserError(f"query={options['query']}: give an h5ad file: labels are written into a copy of it")
         names = read_labels_map(options["labels_map"])
         network: Any = load_model(Path(options["model_folder"]).expanduser())
-        network.eval().requires_grad_(False).to(computing_device(options["trainer"]["accelerator"]))
+        network.eval().requires_grad_(False).to(chosen_device(options["trainer"]["accelerator"]))
         reading = options["data"] | {"genes": options["genes"]}
         reference = CellSet.read(options["reference"], network.input_spec, **reading)
         print_report(reference.cells.reports)
@@ -175,12 +175,6 @@ class Job:
         names = self.options["labels_map"]
         saved = Saved(fitted.method, self.options["label"], self.classes, fitted, model, reading, names)
         write_saved(folder, saved, cast(Any, self.embeddings.network), overwrite=True)
-
-
-def computing_device(accelerator: str) -> torch.device:
-    """Return where embeddings are made: what training would use."""
-    gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return torch.device("cuda" if gpu else "cpu")
 
 
 def numbers(option: str, value: Any, *, least: int = 1) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ def register_resolvers() -> None:
 
 def _bundled(name: str) -> str:
     """Return the path of a data set that travels with the package."""
-    return str({"pbmc3k": paths.PBMC3K}[name])
+    return str({"pbmc3k": paths.PBMC3K, "cropseq_28genes": paths.CROPSEQ}[name])
 
 
 def _precision(wanted: str, accelerator: str = "auto") -> str:

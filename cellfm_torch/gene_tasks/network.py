@@ -7,15 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cellfm_torch.data.fingerprint import checksum
-from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.errors import UserError
 from cellfm_torch.model.cellfm import CellFM
+from cellfm_torch.model.device import chosen_device
 from cellfm_torch.model.loading import Backbone, load_model
 from cellfm_torch.model.scfoundation import ScFoundation
-
-ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 
 
 @contextmanager
@@ -34,7 +31,7 @@ def on_device(model: Backbone | str | Path, accelerator: str = "auto") -> Iterat
     UserError
         If the folder is none, or there is no such device.
     """
-    device = _device(accelerator)
+    device = chosen_device(accelerator)
     if not isinstance(model, str | Path | CellFM | ScFoundation):
         raise UserError(f"model: give a model folder or a network, not a {type(model).__name__}; the cells come second")
     if not isinstance(model, str | Path):
@@ -54,19 +51,6 @@ def on_device(model: Backbone | str | Path, accelerator: str = "auto") -> Iterat
             "weights_sha256": checksum(folder / "model.safetensors"),
         },
     )
-
-
-def _device(accelerator: str) -> torch.device:
-    if accelerator not in ACCELERATORS:
-        choices = ", ".join(ACCELERATORS)
-        raise UserError(f"accelerator={accelerator}: choose {choices}{nearest(accelerator, ACCELERATORS)}")
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if accelerator == "auto":
-        return torch.device(next(name for name in ("cuda", "cpu") if there[name]))
-    name = "cuda" if accelerator == "gpu" else accelerator
-    if not there[name]:
-        raise UserError(f"accelerator={accelerator}: there is none on this machine that torch can use")
-    return torch.device(name)
 
 
 def retention_only(network: Backbone, what: str) -> CellFM:

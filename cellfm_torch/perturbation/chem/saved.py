@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,9 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from cellfm_torch.data.files import PathLike
-from cellfm_torch.data.fingerprint import checksum
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import write_text, written_beside
-from cellfm_torch.model.checkpoint import WEIGHTS
-from cellfm_torch.model.loading import load_model
+from cellfm_torch.model.kept import BACKBONE, empty_folder, keep_backbone, kept_backbone
 from cellfm_torch.perturbation.chem.columns import Columns
 from cellfm_torch.perturbation.chem.compounds import Compounds
 from cellfm_torch.perturbation.chem.fitted import Fitted
@@ -34,8 +31,10 @@ from cellfm_torch.perturbation.chem.space import Space
 if TYPE_CHECKING:
     from cellfm_torch.model.loading import Backbone
 
-ABOUT, ARRAYS, FLOW, HISTORY, BACKBONE = "chem.json", "arrays.safetensors", "flow.safetensors", "history.csv", "model"
+ABOUT, ARRAYS, FLOW, HISTORY = "chem.json", "arrays.safetensors", "flow.safetensors", "history.csv"
 FILES = {ABOUT, ARRAYS, FLOW, HISTORY, BACKBONE}
+METHOD = "frozen"
+"""What was done to the backbone: nothing."""
 FORMAT = 1
 KERNEL = ("amplitude", "own", "decades", "local", "reach")
 
@@ -55,26 +54,8 @@ def write_saved(
 ) -> None:
     """Write a folder; see :meth:`cellfm_torch.ChemicalPerturbation.save`. It is complete when chem.json is there."""
     folder = Path(folder).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise UserError(f"{folder}: exists already: choose another folder, or save with overwrite=True")
-        others = sorted(path.name for path in folder.iterdir() if path.name not in FILES) if folder.is_dir() else ["it"]
-        if others:
-            raise UserError(f"{folder}: is not a saved predictor (what is {others[0]}?): choose another folder")
-        (folder / ABOUT).unlink(missing_ok=True)
-    # A model inside the folder, of a predictor that was loaded from it, is about to be removed: it is written again.
-    inside = saved.model is not None and saved.model.resolve() == (folder / BACKBONE).resolve()
-    if saved.model is None and not include_model:
-        raise UserError("the model was not given as a folder: save with include_model=True")
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / BACKBONE).is_dir():
-        shutil.rmtree(folder / BACKBONE)
-    if include_model or inside:
-        network.save_pretrained(folder / BACKBONE)
-        model = {"path": BACKBONE, "sha256": checksum(folder / BACKBONE / WEIGHTS)}
-    else:
-        assert saved.model is not None
-        model = {"path": str(saved.model.resolve()), "sha256": checksum(saved.model / WEIGHTS)}
+    empty_folder(folder, mark=ABOUT, files=FILES, what="predictor", overwrite=overwrite)
+    model = keep_backbone(folder, network, source=saved.model, method=METHOD, include=include_model)
     fitted = saved.fitted
     with written_beside(folder / ARRAYS) as part:
         save_arrays(_arrays(fitted), part)
@@ -105,20 +86,12 @@ def read_saved(folder: PathLike, *, model: PathLike | None = None) -> tuple[Back
         raise UserError(f"{folder} is not a saved predictor: it has no {ABOUT}; give the folder that save() wrote")
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        form, of_model = about["format"], about["model"]
-        where, sha = of_model["path"], of_model["sha256"]
+        form, of_model = about["format"], {name: about["model"][name] for name in ("path", "sha256")}
     except (ValueError, KeyError, TypeError) as problem:
         raise UserError(f"{folder / ABOUT} is damaged ({problem!r}): save the predictor again") from problem
     if form != FORMAT:
         raise UserError(f"{folder / ABOUT} has format {form}, this version reads {FORMAT}: save the predictor again")
-    path = folder / where if model is None else Path(model).expanduser()  # an absolute path stays as it is
-    network = load_model(path)
-    if (found := checksum(path / WEIGHTS)) != sha:
-        raise UserError(
-            f"{path} is not the model that {folder} was trained with (its weights' SHA-256 begins {found[:8]}, not "
-            f"{sha[:8]}): give the right one as model="
-        )
-    network.eval().requires_grad_(False)
+    network, path = kept_backbone(folder, of_model, moved=model)
     try:
         columns = Columns(**about["columns"] | {"control": tuple(about["columns"]["control"])})
         fitted = _fitted(folder, about)

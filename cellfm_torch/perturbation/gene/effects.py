@@ -43,6 +43,8 @@ class Effects:
         Genes that differ most from control, by absolute Welch's t, most first; fewer columns where G is small.
     cells : (M,) int64
         Cells of each condition.
+    noise : (M, G) float64 or None
+        Variance of `delta`, by the spread of cells: of perturbed and of control cells.
     """
 
     genes: tuple[str, ...]
@@ -51,6 +53,7 @@ class Effects:
     control: NDArray[np.float64]
     marked: NDArray[np.int64]
     cells: NDArray[np.int64]
+    noise: NDArray[np.float64] | None = None
 
     @property
     def delta(self) -> NDArray[np.float64]:
@@ -64,6 +67,6 @@ class Effects:
     def of(self, conditions: Sequence[Condition]) -> Effects:
         """Return the same of some conditions, in their order."""
         rows = [self.row(condition) for condition in conditions]
-        return Effects(
-            self.genes, tuple(conditions), self.mean[rows], self.control, self.marked[rows], self.cells[rows]
-        )
+        noise = None if self.noise is None else self.noise[rows]
+        mean, marked, cells = self.mean[rows], self.marked[rows], self.cells[rows]
+        return Effects(self.genes, tuple(conditions), mean, self.control, marked, cells, noise)

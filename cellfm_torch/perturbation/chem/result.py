@@ -68,23 +68,24 @@ class ChemResult:
     def verdicts(self) -> list[str]:
         """Return a line per score: whether the flow beats the best baseline, and what random weights reach.
 
-        A difference counts where it is more than twice its standard error over test conditions.
+        A difference counts where it is more than twice its standard error over compounds and contexts. Doses of a
+        compound are no evidence of their own: their mean is taken.
         """
         if not len(self.scores):
             return []
         return [self._beside_baselines(name) for name in METRICS] + self._beside_random()
 
-    def _by_condition(self, network: str, method: str, metric: str) -> pd.Series:
+    def _by_compound(self, network: str, method: str, metric: str) -> pd.Series:
         scores = self.scores
         rows = scores[(scores["network"] == network) & (scores["method"] == method)]
-        return rows.groupby(["drug", "dose", "context"], sort=True)[metric].mean()
+        return rows.groupby(["drug", "context"], sort=True)[metric].mean()
 
     def _beside_baselines(self, metric: str) -> str:
         sign = -1 if metric in SMALLER_IS_BETTER else 1
         methods = [name for name in BASELINES if (self.scores["method"] == name).any()]
-        best = max(methods, key=lambda name: sign * float(self._by_condition(MODEL, name, metric).mean()))
-        ours, theirs = (self._by_condition(MODEL, name, metric) for name in (FLOW, best))
-        ceiling = self._by_condition(MODEL, CEILING, metric).mean()
+        best = max(methods, key=lambda name: sign * float(self._by_compound(MODEL, name, metric).mean()))
+        ours, theirs = (self._by_compound(MODEL, name, metric) for name in (FLOW, best))
+        ceiling = self._by_compound(MODEL, CEILING, metric).mean()
         start = f"{TITLES[metric]}: the flow {ours.mean():.4g}, the best baseline ({best}) {theirs.mean():.4g}"
         return f"{start}, the other half of the cells {ceiling:.4g}: {_verdict(sign * (ours - theirs))}."
 
@@ -96,10 +97,10 @@ class ChemResult:
             ("mmd", FLOW, "MMD over that of no change"),
             ("r2_change", READ, f"{TITLES['r2_change']}, genes from the embedding"),
         ):
-            ours, random = (self._by_condition(network, method, metric) for network in (MODEL, RANDOM))
+            ours, random = (self._by_compound(network, method, metric) for network in (MODEL, RANDOM))
             if metric == "mmd":  # their spaces have no common unit
-                ours = ours / self._by_condition(MODEL, NO_CHANGE, metric).mean()
-                random = random / self._by_condition(RANDOM, NO_CHANGE, metric).mean()
+                ours = ours / self._by_compound(MODEL, NO_CHANGE, metric).mean()
+                random = random / self._by_compound(RANDOM, NO_CHANGE, metric).mean()
             sign = -1 if metric in SMALLER_IS_BETTER else 1
             lines.append(
                 f"{what}: {ours.mean():.4g} with the model, {random.mean():.4g} with the same network with random "
@@ -112,9 +113,9 @@ def _verdict(gain: pd.Series) -> str:
     """Say whether differences, larger is better, are more than chance."""
     gain = gain.dropna()
     mean, error = float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(max(len(gain), 1)))
-    of = f"{abs(mean):.3g} ± {error:.2g}, standard error over {len(gain)} conditions"
+    of = f"{abs(mean):.3g} ± {error:.2g}, standard error over {len(gain)} compounds by context"
     if not np.isfinite(error):
-        return "one condition only, which says nothing for certain"
+        return "one compound in one context only, which says nothing for certain"
     if mean > 2 * error:
         return f"better ({of})"
     return f"worse ({of})" if mean < -2 * error else f"no better for certain ({of})"

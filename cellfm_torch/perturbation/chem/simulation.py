@@ -114,7 +114,8 @@ def simulated_treatment(
     Returns
     -------
     AnnData, counts
-        ``obs``: drug (``DMSO`` for control), dose (micromolar, 0 for control), smiles, family, cell_type.
+        ``obs``: drug (``DMSO`` for control), dose (micromolar, 0 for control), smiles, family, cell_type;
+        ``uns["effects"]``: by family the genes that go ``up`` and ``down``.
     """
     rng = np.random.default_rng(seed)
     cells = anndata.read_h5ad(PBMC3K)
@@ -150,7 +151,12 @@ def simulated_treatment(
         },
         index=cells.obs_names,
     )
-    return anndata.AnnData(sp.csr_matrix(changed, dtype=np.float32), obs=obs, var=cells.var)
+    genes = cells.var_names.to_numpy(dtype=object)
+    first = {family: programmes[_names(family)[0]] for family in families}
+    effects = {family: {"up": genes[one.up], "down": genes[one.down]} for family, one in first.items()}
+    return anndata.AnnData(
+        sp.csr_matrix(changed, dtype=np.float32), obs=obs, var=cells.var, uns={"effects": effects, "strength": strength}
+    )
 
 
 def _names(family: str) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 from treated_cells import CAFFEINE, ETHANOL, QUIET, few_cells, network, simulated, small_file
 
 from cellfm_torch import ChemicalPerturbation, UserError
+from cellfm_torch.analysis.expression import log_normalised
 from cellfm_torch.perturbation.chem.evaluate import FLOW, MODEL, RANDOM
 from cellfm_torch.perturbation.chem.result import ChemResult
 from cellfm_torch.perturbation.chem.simulation import DOSES, simulated_treatment
@@ -38,6 +39,22 @@ def test_known_effects_are_predicted(evaluated: ChemResult) -> None:
     assert ours["r2"] > mean.loc["no change", "r2"] and ours["r2"] > mean.loc["mean shift", "r2"]
     assert ours["mmd"] < 0.7 * mean.loc["no change", "mmd"]
     assert mean.loc["other half", "mmd"] < 0.5 * mean.loc["no change", "mmd"]
+
+
+def test_a_new_compound_changes_the_genes_of_its_family() -> None:
+    adata = simulated(cells=60)
+    new = "steroid 1"
+    smiles = adata.obs.loc[adata.obs["drug"] == new, "smiles"].iloc[0]
+    chem = ChemicalPerturbation(adata[(adata.obs["drug"] != new).to_numpy()].copy(), network()).train(**QUIET)
+    change = chem.predict(new, 10.0, smiles=smiles).var["change"]
+    own, other = (change.index.isin(adata.uns["effects"][family]["up"]) for family in ("steroid", "statin"))
+    assert own.sum() > 20 and other.sum() > 20
+    assert own[np.argsort(-change.to_numpy())[:20]].all()
+    assert np.abs(change[other]).mean() < 0.1 * change[own].mean()
+    values = log_normalised(adata.X)[:, adata.var_names.get_indexer_for(change.index[own])]
+    treated, control = (values[(adata.obs["drug"] == name).to_numpy()].mean(0) for name in (new, "DMSO"))
+    # Compounds of a family differ by about a third per gene, their mean by less.
+    assert change[own].mean() == pytest.approx(float((treated - control).mean()), rel=0.15)
 
 
 def test_what_an_evaluation_says(evaluated: ChemResult) -> None:

@@ -42,6 +42,10 @@ class Saved:
         Cells of each of these, by name.
     reading : dict
         How files of cells are read.
+    column : str
+        Column of obs that had the conditions.
+    control : str or None
+        Word for control cells, besides the usual ones.
     history : DataFrame
         One row per epoch.
     """
@@ -51,6 +55,8 @@ class Saved:
     trained: tuple[Condition, ...]
     cells: dict[str, int]
     reading: dict[str, Any]
+    column: str
+    control: str | None
     history: pd.DataFrame
 
     @property
@@ -97,6 +103,8 @@ def write_predictor(
         "cells": saved.cells,
         "model": model,
         "reading": saved.reading,
+        "condition": saved.column,
+        "control": saved.control,
     }
     write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
 
@@ -117,6 +125,7 @@ def read_predictor(folder: PathLike, *, model: PathLike | None = None) -> tuple[
         form, method, width, heads = (about[name] for name in ("format", "method", "width", "num_heads"))
         trained = tuple(tuple(map(str, condition)) for condition in about["trained"])
         of_model, reading, cells = about["model"], dict(about["reading"]), dict(about["cells"])
+        column, control = about["condition"], about["control"]
     except (ValueError, KeyError, TypeError) as problem:
         raise UserError(f"{folder / ABOUT} is damaged ({problem!r}): train the predictor again") from problem
     if form != FORMAT:
@@ -130,7 +139,8 @@ def read_predictor(folder: PathLike, *, model: PathLike | None = None) -> tuple[
             head = PerturbationHead(tables, width=width, num_heads=heads, **sizes(backbone))
         head.load_state_dict(tensors)
         history = pd.read_csv(folder / HISTORY, index_col=0)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, IndexError) as problem:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError, IndexError) as problem:
         words = " ".join(str(problem).split())[:200]
         raise UserError(f"{folder}: is damaged ({words}): train the predictor again") from None
-    return network, path, Saved(PerturbTask(backbone, head).eval(), method, trained, cells, reading, history)
+    task = PerturbTask(backbone, head).eval()
+    return network, path, Saved(task, method, trained, cells, reading, column, control, history)

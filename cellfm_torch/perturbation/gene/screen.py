@@ -150,7 +150,9 @@ class GenePerturbation(Predictions):
         )
         task, history = learn(self.network, self.control, train, val=val, tables=tables, options=chosen)
         cells = {condition_name(c): int(n) for c, n in zip(train.conditions, train.cells, strict=True)}
-        self.saved = Saved(task, chosen.method, train.conditions, cells, self.reading, history)
+        self.saved = Saved(
+            task, chosen.method, train.conditions, cells, self.reading, screen.column, screen.control_word, history
+        )
         return self
 
     def changes(self, conditions: Sequence[Condition]) -> NDArray[np.float64]:

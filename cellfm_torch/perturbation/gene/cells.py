@@ -173,7 +173,7 @@ class PerturbedCells:
             conditions=conditions,
             mean=np.array(means).reshape(shape),
             control=mean0,
-            marked=np.array(marked, dtype=np.int64).reshape(len(conditions), -1),
+            marked=np.array(marked, dtype=np.int64).reshape(len(conditions), min(MOST_MARKED, len(readout))),
             cells=np.array(sizes, dtype=np.int64),
             noise=np.array(noise).reshape(shape),
         )

@@ -221,7 +221,7 @@ class Predictions:
             self.network.to(device)
             self.saved.task.to(device)
         self.reading, self.screen, self._control = self.saved.reading, None, None
-        self.control_cells, self.seed = CONTROL_CELLS, 0
+        self.control_cells, self.seed = self.saved.control_cells, self.saved.seed
         return self
 
     @property

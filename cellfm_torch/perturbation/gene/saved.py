@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Saved:
         Column of obs that had the conditions.
     control : str or None
         Word for control cells, besides the usual ones.
+    control_cells, seed : int
+        Control cells that are drawn at most, and the seed of the draw.
     history : DataFrame
         One row per epoch.
     """
@@ -57,6 +59,8 @@ class Saved:
     reading: dict[str, Any]
     column: str
     control: str | None
+    control_cells: int
+    seed: int
     history: pd.DataFrame
 
     @property
@@ -105,8 +109,15 @@ def write_predictor(
         "reading": saved.reading,
         "condition": saved.column,
         "control": saved.control,
+        "control_cells": saved.control_cells,
+        "seed": saved.seed,
     }
-    write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
+    write_text(folder / ABOUT, json.dumps(about, indent=2, default=_plain) + "\n")
+
+
+def _plain(option: Any) -> Any:
+    """Return an option of reading that was given as an object, such as GeneOptions, as JSON has it."""
+    return asdict(option) if is_dataclass(option) and not isinstance(option, type) else str(option)
 
 
 def read_predictor(folder: PathLike, *, model: PathLike | None = None) -> tuple[Any, Path, Saved]:
@@ -126,6 +137,7 @@ def read_predictor(folder: PathLike, *, model: PathLike | None = None) -> tuple[
         trained = tuple(tuple(map(str, condition)) for condition in about["trained"])
         of_model, reading, cells = about["model"], dict(about["reading"]), dict(about["cells"])
         column, control = about["condition"], about["control"]
+        drawn = int(about["control_cells"]), int(about["seed"])
     except (ValueError, KeyError, TypeError) as problem:
         raise UserError(f"{folder / ABOUT} is damaged ({problem!r}): train the predictor again") from problem
     if form != FORMAT:
@@ -133,6 +145,8 @@ def read_predictor(folder: PathLike, *, model: PathLike | None = None) -> tuple[
     network, path = kept_backbone(folder, of_model, moved=model)
     try:
         tensors = load_file(folder / HEAD)
+        if not 0 <= int(tensors["readout"].min()) <= int(tensors["readout"].max()) < len(network.static_genes):
+            raise ValueError("it reads out genes that the model does not have")
         tables = GeneTables(**{name: tensors[name] for name in GeneTables.__dataclass_fields__})
         backbone = with_kept_adapter(network, folder) if method == "lora" else network
         with torch.random.fork_rng():
@@ -143,4 +157,4 @@ def read_predictor(folder: PathLike, *, model: PathLike | None = None) -> tuple[
         words = " ".join(str(problem).split())[:200]
         raise UserError(f"{folder}: is damaged ({words}): train the predictor again") from None
     task = PerturbTask(backbone, head).eval()
-    return network, path, Saved(task, method, trained, cells, reading, column, control, history)
+    return network, path, Saved(task, method, trained, cells, reading, column, control, *drawn, history)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import anndata
 import numpy as np
-import pandas as pd
 import pytest
-import scipy.sparse as sp
 import torch
+from small_screens import screen_of
 
 from cellfm_torch import CellFM, CellFMConfig, GenePerturbation
 from cellfm_torch.paths import PBMC3K
-
-FEW = {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False}
-"""Options of a training that is over in a second."""
 
 
 @pytest.fixture(scope="session")
@@ -34,22 +30,6 @@ def network(real_cells: anndata.AnnData) -> CellFM:
             if "norm" in name or name.endswith("bias"):
                 p.add_(0.2 * torch.randn_like(p))
     return network.eval()
-
-
-def screen_of(real: anndata.AnnData, words: list[str], sizes: list[int], *, seed: int = 0) -> anndata.AnnData:
-    """Return cells of conditions; each word but control doubles ten genes of its own and silences those it names."""
-    rng = np.random.default_rng(seed)
-    names = list(real.var_names)
-    counts = real.X.toarray()[np.arange(sum(sizes)) % real.n_obs]
-    obs = pd.DataFrame({"condition": np.repeat(words, sizes)}, index=[f"cell{i}" for i in range(sum(sizes))])
-    for word in words:
-        genes = [gene for gene in word.split("+") if gene in names]
-        rows = np.flatnonzero(obs["condition"] == word)
-        if genes:
-            counts[np.ix_(rows, rng.choice(len(names), 10, replace=False))] *= 3
-            counts[np.ix_(rows, [names.index(gene) for gene in genes])] = 0
-    obs["condition"] = pd.Categorical(obs["condition"])
-    return anndata.AnnData(sp.csr_matrix(counts.astype(np.float32)), obs=obs, var=real.var[[]].copy())
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from cellfm_torch.commands import hydra_app
 from cellfm_torch.quiet import quiet_lightning
 
 PREDICTOR = "predictor"
+WIDE = 108
+"""Columns of a table over seeds."""
 
 
 @quiet_lightning()
@@ -145,9 +147,13 @@ def _final(screen: Any, found: Any, folder: Path, say: Any, fit: dict[str, Any])
 
 
 def _show(found: Any, screen: Any, console: Any) -> None:
+    from rich.console import Console
+
     from cellfm_torch.commands.perturb_tables import reverse_table, score_table
 
     several = len(found.splits) > 1
+    if several:  # a spread beside each figure takes more than the 80 columns of a log
+        console = Console(width=max(console.width, WIDE))
     for group in dict.fromkeys(group for split in found.splits.values() for group in split.groups):
         console.print(score_table(found.summary(), group, several=several))
     console.print(reverse_table(found.reverse))

@@ -61,7 +61,7 @@ def test_test_perturbations_reach_neither_weights_nor_predictions(
     screen, weights = learned(screen_cells, network, split, method)
     bad = poisoned(screen_cells, rows_of(screen, split.test))
     other, other_weights = learned(bad, network, split, method)
-    assert weights.keys() == other_weights.keys()
+    assert weights.keys() == other_weights.keys() and screen.history.equals(other.history)
     assert [name for name, x in weights.items() if not torch.equal(x, other_weights[name])] == []
     conditions = (*split.test, *split.val, *split.train)
     assert (screen.changes(conditions) == other.changes(conditions)).all()

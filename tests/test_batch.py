@@ -116,3 +116,39 @@ def test_to_moves_every_tensor_and_keeps_dtypes() -> None:
     assert not any(x.is_meta for x in (batch.values, batch.extras["dose"]))  # the batch itself stays
     stays = padded().to("cpu")
     assert stays.target is None and torch.equal(stays.values, padded().values)
+
+
+def test_some_cells_as_a_batch() -> None:
+    """In the order asked for, one of them twice, an empty one among them."""
+    hidden, depth, labels = IDS % 2 == 0, torch.rand(4, 2), torch.tensor([3, 1, 0, 2])
+    batch = padded(hidden=hidden, target=~hidden, target_values=IDS.float(), read_depth=depth, labels=labels)
+    batch.extras = {"per_cell": torch.arange(4) * 10, "per_gene": torch.arange(8).view(8, 1)}
+    cells = torch.tensor([3, 2, 0, 3])
+    rows = [4, 5, 6, 7, 0, 1, 2, 4, 5, 6, 7]
+    assert batch.token_rows(cells).tolist() == rows
+    part = batch.take(cells)
+    assert part.offsets.tolist() == [0, 4, 4, 7, 11] and part.cell_index.tolist() == [3, 2, 0, 3]
+    for name in ("gene_ids", "values", "hidden", "target", "target_values"):
+        assert torch.equal(getattr(part, name), getattr(batch, name)[rows]), name
+    assert part.read_depth is not None and torch.equal(part.read_depth, depth[cells])
+    assert part.labels is not None and part.labels.tolist() == [2, 0, 3, 2]
+    assert part.extras["per_cell"].tolist() == [30, 20, 0, 30] and part.extras["per_gene"].flatten().tolist() == rows
+    # Genes return to the places that they had in padded tensors.
+    assert part.padded_mask is not None and torch.equal(part.padded_mask, VALID[cells])
+    assert torch.equal(part.to_padded(part.gene_ids), (IDS * VALID)[cells])
+
+
+@pytest.mark.parametrize("cells", [[], [2], [2, 2]])
+def test_no_cells_and_cells_without_genes(cells: list[int]) -> None:
+    batch, chosen = padded(), torch.tensor(cells, dtype=torch.int64)
+    assert batch.token_rows(chosen).shape == (0,) and batch.token_rows(chosen).dtype == torch.int64
+    part = batch.take(chosen)
+    assert (part.num_cells, part.num_genes) == (len(cells), 0) and part.offsets.tolist() == [0] * (len(cells) + 1)
+
+
+def test_all_cells_are_the_batch() -> None:
+    batch = padded(labels=torch.arange(4))
+    part = batch.take(torch.arange(4))
+    for name in ("gene_ids", "values", "hidden", "offsets", "cell_index", "labels", "padded_mask"):
+        assert torch.equal(getattr(part, name), getattr(batch, name)), name
+    assert part.target is None and part.read_depth is None

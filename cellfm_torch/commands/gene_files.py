@@ -12,9 +12,12 @@ from cellfm_torch.files import write_text, written_beside
 
 
 def listed(given: Any) -> list[Any]:
-    """Return the parts of an option that takes several: a list, one thing, or words with commas between them."""
+    """Return the parts of an option that takes several: a list, one thing, or words with commas between them.
+
+    A list that comes by an option of the console script, ``--seeds [0,1]``, is a word in brackets.
+    """
     if isinstance(given, str):
-        return [word.strip() for word in given.split(",") if word.strip()]
+        return [word.strip() for word in given.strip("[] ").split(",") if word.strip()]
     return list(given) if isinstance(given, list | tuple) else [given]
 
 

@@ -9,6 +9,9 @@ from typing import Any
 
 from cellfm_torch.commands import hydra_app
 
+SAME = "same"
+"""Of an option of reading: as when the predictor learned."""
+
 
 def run(cfg: Any) -> int:
     """Run one job from a composed configuration; returns the exit code.
@@ -52,7 +55,8 @@ def load_predictor(options: dict[str, Any]) -> Any:
 
     folder, device = Path(options["predictor"]), chosen_device(options["accelerator"])
     predictor = GenePerturbation.load(folder, model=options["model_folder"], device=str(device))
-    predictor.reading = predictor.reading | options["data"]
+    data, genes = ({k: v for k, v in options[group].items() if v != SAME} for group in ("data", "genes"))
+    predictor.reading = predictor.reading | data | {"genes": {**predictor.reading.get("genes", {}), **genes}}
     return predictor
 
 

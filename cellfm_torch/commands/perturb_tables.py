@@ -14,7 +14,7 @@ import pandas as pd
 from rich.table import Table
 
 from cellfm_torch.perturbation.gene.effects import condition_name
-from cellfm_torch.perturbation.gene.scores import compare
+from cellfm_torch.perturbation.gene.scores import COMPARED, compare
 from cellfm_torch.report.perturbation import render_perturbation
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def page_of(found: Evaluation, screen: GenePerturbation, facts: list[tuple[str, 
         marked[truth.marked[i]] = np.arange(truth.marked.shape[1])
         frame = {"gene": truth.genes, "predicted": predicted[i] - truth.control, "true": truth.delta[i]}
         examples[f"{condition_name(truth.conditions[i])} ({groups[i]})"] = pd.DataFrame({**frame, "marked": marked})
+    several = found.scores["model"].nunique() > 1
     by_cells: Any = None
     if len(found.cell_eval):
         by_cells = found.cell_eval.pivot_table(
@@ -128,7 +129,7 @@ def page_of(found: Evaluation, screen: GenePerturbation, facts: list[tuple[str, 
         title=f"Perturbations of {cells.source}",
         model=model,
         summary=found.summary(),
-        comparison=compare(found.scores, model),
+        comparison=compare(found.scores, model) if several else pd.DataFrame(columns=list(COMPARED)),
         examples=examples,
         hits=found.reverse.groupby(["model", "k"], sort=False).mean(numeric_only=True).reset_index(),
         cell_eval=by_cells,

@@ -13,6 +13,8 @@ from cellfm_torch.commands import hydra_app
 from cellfm_torch.quiet import quiet_lightning
 
 PREDICTOR = "predictor"
+WIDE = 108
+"""Columns of a table over seeds."""
 
 
 @quiet_lightning()
@@ -84,7 +86,7 @@ def run(cfg: Any) -> int:
             _show(found, screen, console)
             _save(found, screen, settings, results)
         if options["final"] or not found.splits:
-            _final(screen, found, results / PREDICTOR, say, fit)
+            _final(screen, found, results / PREDICTOR, say, fit | {"seed": seeds[0]})
     except KeyboardInterrupt:
         print(f"interrupted: what is done is kept in {keep}; the same command goes on", file=sys.stderr)
         return 130
@@ -104,7 +106,8 @@ def _splits(options: dict[str, Any], cells: Any, seeds: list[int]) -> dict[int, 
     """Return the split of each seed, as the options say."""
     from cellfm_torch.data.genes import GeneVocab
     from cellfm_torch.errors import UserError, nearest
-    from cellfm_torch.perturbation.gene.conditions import asked_conditions
+    from cellfm_torch.perturbation.gene.conditions import asked_conditions, is_control
+    from cellfm_torch.perturbation.gene.effects import CONTROL
     from cellfm_torch.perturbation.gene.split_files import column_split, given_split
     from cellfm_torch.perturbation.gene.splits import no_split, simulation_split
 
@@ -117,7 +120,10 @@ def _splits(options: dict[str, Any], cells: Any, seeds: list[int]) -> dict[int, 
         return dict.fromkeys(seeds, split)
     if Path(wanted).suffix in (".json", ".csv"):
         vocab = GeneVocab(cells.cells.spec.genes, first_id=cells.cells.spec.first_id)
-        parse = lambda word: asked_conditions([word], vocab, option=wanted)[0]  # noqa: E731
+
+        def parse(word: str) -> Any:  # control is in no part, and files of others list it
+            return CONTROL if is_control(word) else asked_conditions([word], vocab, option=wanted)[0]
+
         return dict.fromkeys(seeds, given_split(wanted, conditions, parse=parse))
     if wanted == "none":
         return {seeds[0]: no_split(conditions)}
@@ -141,9 +147,13 @@ def _final(screen: Any, found: Any, folder: Path, say: Any, fit: dict[str, Any])
 
 
 def _show(found: Any, screen: Any, console: Any) -> None:
+    from rich.console import Console
+
     from cellfm_torch.commands.perturb_tables import reverse_table, score_table
 
     several = len(found.splits) > 1
+    if several:  # a spread beside each figure takes more than the 80 columns of a log
+        console = Console(width=max(console.width, WIDE))
     for group in dict.fromkeys(group for split in found.splits.values() for group in split.groups):
         console.print(score_table(found.summary(), group, several=several))
     console.print(reverse_table(found.reverse))

@@ -183,6 +183,8 @@ class PerturbationHead(nn.Module):
         forget : (M, U) bool, optional
             Where not to use a measured effect.
         """
+        if not len(genes):
+            return encoding.cell.new_zeros(batch.num_cells, len(members), self.num_readout)
         table = cast(Any, self)
         among = members.to(encoding.genes.dtype)
         tokens = self.of_token(self.gene_norm(encoding.genes))  # (N, W)

@@ -117,13 +117,19 @@ def _scores(summary: pd.DataFrame, model: str, better: Mapping[str, str]) -> str
         names = sorted(dict.fromkeys(part["model"]), key=lambda name: name != model)
         means = part.pivot(index="model", columns="metric", values="mean")
         spreads = part.pivot(index="model", columns="metric", values="sd")
-        best = {m: means[m].min() if better.get(m) == "less" else means[m].max() for m in metrics}
+        # One model alone is the best of nothing.
+        best = {
+            m: math.nan if len(names) < 2 else means[m].min() if better.get(m) == "less" else means[m].max()
+            for m in metrics
+        }
         rows = [[name, *(_mean(means[m][name], spreads[m][name], best[m]) for m in metrics)] for name in names]
         number = f"{round(part['conditions'].max(), 1):g}"
         parts.append(f"<h3>{html.escape(str(group))} ({number} conditions per split)</h3>")
         marked = [name == model for name in names]
         parts.append(page.table(["model", *(SHORT.get(m, m) for m in metrics)], rows, marked=marked))
-    return "\n".join([*parts, page.note("* the best of the column; the coloured row is the model.")])
+    if summary["model"].nunique() > 1:
+        parts.append(page.note("* the best of the column; the coloured row is the model."))
+    return "\n".join(parts)
 
 
 def _mean(value: float, spread: float, best: float) -> str:

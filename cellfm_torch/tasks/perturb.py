@@ -88,7 +88,7 @@ class PerturbTask(pl.LightningModule):
         super().__init__()
         self.network = network
         self.head = head
-        self.recipe = recipe or Recipe(lr=1e-3, weight_decay=1e-2)
+        self.recipe = recipe or Recipe(lr=1e-3, weight_decay=1e-5)
         self.forget = forget
         self.best, self.best_loss, self.best_epochs = None, float("inf"), None
 

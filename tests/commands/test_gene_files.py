@@ -12,14 +12,25 @@ from cellfm_torch.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("given", "parts"), [("a,b", ["a", "b"]), ("a", ["a"]), (3, [3]), ([1, 2], [1, 2]), ("a, b,", ["a", "b"]), ([], [])]
+    ("given", "parts"),
+    [
+        ("a,b", ["a", "b"]),
+        ("a", ["a"]),
+        (3, [3]),
+        ([1, 2], [1, 2]),
+        ("a, b,", ["a", "b"]),
+        ("[0,1]", ["0", "1"]),
+        ([], []),
+    ],
 )
 def test_one_or_several(given: Any, parts: list[Any]) -> None:
     assert listed(given) == parts
 
 
 def test_whole_numbers() -> None:
-    assert whole_numbers("0,2", "seeds") == [0, 2] and whole_numbers(3, "seeds") == [3]
+    assert whole_numbers("0,2", "seeds") == whole_numbers("[0, 2]", "seeds") == [0, 2] and whole_numbers(
+        3, "seeds"
+    ) == [3]
     for given in ("a", -1, 1.5, True):
         with pytest.raises(UserError, match=rf"seeds={given}: must be a whole number, not negative"):
             whole_numbers(given, "seeds")

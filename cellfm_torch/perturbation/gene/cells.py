@@ -44,6 +44,10 @@ class PerturbedCells:
         What the user should know about cells that are left out.
     source : str
         Name of the file.
+    column : str
+        Column of obs with the conditions.
+    control_word : str or None
+        Word for control cells, besides the usual ones.
     """
 
     cells: CellSet
@@ -51,6 +55,8 @@ class PerturbedCells:
     codes: NDArray[np.int64]
     said: list[str]
     source: str
+    column: str
+    control_word: str | None
     _expression: sp.csr_matrix | None = field(default=None, repr=False)
 
     @classmethod
@@ -110,7 +116,7 @@ class PerturbedCells:
             raise UserError(f"{name}: no perturbation has {least_cells} cells: give more cells, or a lower least_cells")
         code = {c: i for i, c in enumerate(kept)} | {CONTROL: -1}
         codes = [code.get(c, -2) if c is not None and has else -2 for c, has in zip(found, there, strict=True)]
-        return cls(cells, tuple(kept), np.array(codes, dtype=np.int64), said, name)
+        return cls(cells, tuple(kept), np.array(codes, dtype=np.int64), said, name, column, control)
 
     @property
     def control(self) -> NDArray[np.int64]:
@@ -167,7 +173,7 @@ class PerturbedCells:
             conditions=conditions,
             mean=np.array(means).reshape(shape),
             control=mean0,
-            marked=np.array(marked, dtype=np.int64).reshape(len(conditions), -1),
+            marked=np.array(marked, dtype=np.int64).reshape(len(conditions), min(MOST_MARKED, len(readout))),
             cells=np.array(sizes, dtype=np.int64),
             noise=np.array(noise).reshape(shape),
         )

@@ -26,6 +26,14 @@ CONTROL_WORDS = frozenset(
 )
 """In small letters, ``_`` and blanks written as ``-``."""
 
+NUMBERED = frozenset(
+    (
+        *("control", "negctrl", "neg-ctrl", "non-targeting", "nontargeting", "non-targeting-control"),
+        *("safe-targeting", "p-intergenic"),
+    )
+)
+"""Of these, words that may have a number at the end (``NegCtrl0``); not ``wt``: WT1 is a gene."""
+
 SEPARATORS = ("+", "_", ";", ",", "|", "&")
 """Between the genes of a combination; the first one is tried first, and all others only where the whole is no gene."""
 
@@ -34,7 +42,8 @@ SYNTAX = "write GENE+ctrl, A+B or ctrl"
 
 def is_control(word: str) -> bool:
     """Say whether a word stands for no perturbation."""
-    return re.sub(r"[\s_]+", "-", word.strip().lower()) in CONTROL_WORDS
+    plain = re.sub(r"[\s_]+", "-", word.strip().lower())
+    return plain in CONTROL_WORDS or re.sub(r"-?\d+$", "", plain) in NUMBERED
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,8 @@ def parse(words: Iterable[str], vocab: GeneVocab, *, option: str, control: Seque
     Parameters
     ----------
     words
-        Such as ``"KLF1+ctrl"``, ``"KLF1"``, ``"CEBPA+KLF1"``, ``"CEBPA_KLF1"`` (scPerturb), ``"ctrl"``.
+        Such as ``"KLF1+ctrl"``, ``"KLF1"``, ``"CEBPA+KLF1"``, ``"CEBPA_KLF1"`` (scPerturb), ``"ctrl"``,
+        ``"KLF1_NegCtrl0__KLF1_NegCtrl0"``, ``"CREB1_pDS269"``, ``"p-sgELF1-2"``.
     vocab
         Genes of the model; symbols, Ensembl ids, previous symbols and aliases are known.
     option
@@ -73,12 +83,12 @@ def parse(words: Iterable[str], vocab: GeneVocab, *, option: str, control: Seque
         If a word has an empty part, or names a gene twice.
     """
     words = list(dict.fromkeys(words))
-    parts = {word: [] if word in control or is_control(word) else _split(word, "+", option) for word in words}
+    parts = {word: [] if word in control or is_control(word) else _split(word, option) for word in words}
     known = _lookup([name for names in parts.values() for name in names], vocab)
     for word, names in parts.items():
         for separator in SEPARATORS[1:]:
             if len(names) == 1 and names[0] not in known and separator in names[0]:
-                among = _split(names[0], separator, option)
+                among = [name.strip() for name in names[0].split(separator) if not _beside_genes(name)]
                 known |= _lookup(among, vocab)
                 if all(name in known for name in among):
                     parts[word] = names = among
@@ -95,11 +105,19 @@ def parse(words: Iterable[str], vocab: GeneVocab, *, option: str, control: Seque
     return Parsed(conditions, unknown)
 
 
-def _split(word: str, separator: str, option: str) -> list[str]:
-    names = [name.strip() for name in word.split(separator)]
+def _split(word: str, option: str) -> list[str]:
+    once = re.fullmatch(r"(.+)__\1", word)  # the two guides of Norman et al. as published: A_B__A_B
+    word = once[1] if once else word
+    word = re.sub(r"^p[-_]sg(.+)[-_]\d+$", r"\1", word)  # a guide of Dixit et al.: p-sgELF1-2
+    names = [name.strip() for name in word.split("+")]
     if "" in names:
         raise UserError(f"{option}: '{word}' is no condition: {SYNTAX}")
     return [name for name in names if not is_control(name)]
+
+
+def _beside_genes(word: str) -> bool:
+    """Say whether a word beside a gene is none: control, or the plasmid of Adamson et al. (``CREB1_pDS269``)."""
+    return is_control(word) or re.fullmatch(r"p[A-Z]{2}\d+(-\d+)?", word) is not None
 
 
 def _lookup(names: list[str], vocab: GeneVocab) -> dict[str, str]:

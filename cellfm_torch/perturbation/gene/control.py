@@ -19,9 +19,9 @@ from cellfm_torch.data.files import Given
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.labelled import CellSet
 from cellfm_torch.embedding.cell_sets import shown
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, examples
 from cellfm_torch.model.outputs import Encoding
-from cellfm_torch.perturbation.gene.conditions import COLUMNS, conditions_of
+from cellfm_torch.perturbation.gene.conditions import COLUMNS, parse
 from cellfm_torch.perturbation.gene.effects import CONTROL
 
 CELLS = 8
@@ -100,8 +100,19 @@ def drawn(cells: CellSet, rows: NDArray[np.int64], number: int, *, seed: int) ->
     return ControlCells(cells, rows)
 
 
-def control_rows(cells: CellSet, source: Given) -> NDArray[np.int64]:
+def control_rows(
+    cells: CellSet, source: Given, *, column: str | None = None, control: str | None = None
+) -> NDArray[np.int64]:
     """Return the rows of control cells with counts; all cells, where they have no conditions.
+
+    Parameters
+    ----------
+    cells, source
+        The cells, and where they were read from, for messages.
+    column
+        Of obs, that is looked for before the usual ones: where the cells that were learned from had their conditions.
+    control
+        Word for control cells, besides the usual ones.
 
     Raises
     ------
@@ -110,11 +121,18 @@ def control_rows(cells: CellSet, source: Given) -> NDArray[np.int64]:
     """
     name = "AnnData" if isinstance(source, AnnData) else Path(str(source)).name
     there = cells.lengths > 0
-    columns = [column for column in COLUMNS[:2] if column in cells.obs]
-    if columns and (words := cells.column(columns[0], option="condition")).nunique() > 1:
+    columns = [one for one in (column, *COLUMNS) if one in cells.obs]
+    if columns:
+        words = cells.column(str(columns[0]), option="condition")
+        option = f"{name}: obs['{columns[0]}']"
         vocab = GeneVocab(cells.spec.genes or (), first_id=cells.spec.first_id)
-        found, _ = conditions_of(words, vocab, source=name)
-        there = there & np.array([one == CONTROL for one in found])
+        parsed = parse(words.dropna(), vocab, option=option, control=() if control is None else (control,))
+        untouched = {word for word, condition in parsed.conditions.items() if condition == CONTROL}
+        # One word that is no gene, such as the name of a study, is no condition.
+        if not untouched and (parsed.conditions or len(parsed.unknown) > 1):
+            few = examples(words.dropna().unique())
+            raise UserError(f"{option} has no control cells (it has {few}): call them ctrl, or leave the column out")
+        there = there & (words.isin(untouched).to_numpy() if untouched else True)
     if not there.any():
         raise UserError(f"{name}: has no control cells with counts in the model's genes")
     return np.flatnonzero(there)

@@ -83,9 +83,8 @@ def chosen_baselines(wanted: Any) -> list[str]:
     names = [str(name).replace("_", " ") for name in ([wanted] if isinstance(wanted, str) else wanted)]
     for name in names:
         if name not in BASELINES:
-            raise UserError(
-                f"baselines: there is no '{name}'{nearest(name, BASELINES)}; there are {', '.join(BASELINES)}"
-            )
+            choices = ", ".join(BASELINES)
+            raise UserError(f"baselines={name}: choose all, none or some of {choices}{nearest(name, BASELINES)}")
     return names
 
 

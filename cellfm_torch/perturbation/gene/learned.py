@@ -80,7 +80,7 @@ class LearnOptions:
 
     method: str = "frozen"
     width: int = 64
-    weight_decay: float = 1e-2
+    weight_decay: float = 1e-5
     lora_rank: int = 8
     lr: float | None = None
     measured: bool = True

@@ -25,11 +25,8 @@ from cellfm_torch.perturbation.gene.cells import PerturbedCells
 from cellfm_torch.perturbation.gene.conditions import asked_conditions
 from cellfm_torch.perturbation.gene.control import ControlCells, control_rows, drawn
 from cellfm_torch.perturbation.gene.effects import Condition, condition_name
-from cellfm_torch.perturbation.gene.learned import (
-    changes,
-    mean_changes,
-)
-from cellfm_torch.perturbation.gene.reverse import rank_candidates
+from cellfm_torch.perturbation.gene.learned import changes, mean_changes
+from cellfm_torch.perturbation.gene.reverse import RULES, rank_candidates
 from cellfm_torch.perturbation.gene.saved import Saved, read_predictor, write_predictor
 
 CONTROL_CELLS = 128
@@ -108,10 +105,10 @@ class Predictions:
         if len(conditions) > 1:
             raise UserError("genes: name one condition for single cells, such as KLF1 or CEBPA+KLF1")
         given = self._screen().cells if cells is None else self._read(cells)
-        rows = self._screen().control if cells is None else control_rows(given, cells)
-        control = self._encoded(ControlCells(given, rows))
+        rows = self._screen().control if cells is None else self._control_rows(given, cells)
+        control = ControlCells(given, rows)  # of thousands of cells, what a backbone makes is not kept
         change = np.concatenate([part[:, 0] for part in changes(self._trained().task, control, conditions)])
-        before = log_normalised(given.counts)[rows][:, self._readout()].toarray()
+        before = log_normalised(given.counts[rows])[:, self._readout()].toarray()
         out = anndata.AnnData(
             np.maximum(before + change, 0), obs=given.obs.iloc[rows][[]].copy(), var=pd.DataFrame(index=self.genes)
         )
@@ -154,8 +151,10 @@ class Predictions:
         Raises
         ------
         UserError
-            If there is no such column or state, or a gene is unknown.
+            If there is no such column or state, a gene is unknown, or the rule is.
         """
+        if rank_by not in RULES:
+            raise UserError(f"rank_by={rank_by}: choose {' or '.join(RULES)}{nearest(str(rank_by), RULES)}")
         names = self._trained().genes if candidates is None else candidates
         among = asked_conditions(names, self._vocab, option="candidates")
         if pairs:
@@ -163,23 +162,25 @@ class Predictions:
             among = list(dict.fromkeys([*among, *(tuple(sorted(pair)) for pair in combinations(singles, 2))]))
         given = self._read(cells)
         states = given.column(by, option="by")
-        control, before = self._of_state(given, states, start, option="start")
+        rows, before = self._of_state(given, states, start, option="start")
         _, after = self._of_state(given, states, target, option="target")
+        control = self._encoded(drawn(given, rows, self.control_cells, seed=self.seed))
         predicted = np.maximum(before + mean_changes(self._trained().task, control, among), 0)
         return rank_candidates(predicted, among, before, after, by=rank_by)
 
     def _of_state(
         self, given: CellSet, states: pd.Series, state: str, *, option: str
-    ) -> tuple[ControlCells, NDArray[np.float64]]:
-        """Return cells of a state to start from, and their mean expression (R,)."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the rows of the cells of a state that have counts, and their mean expression (R,)."""
         there = [str(name) for name in states.dropna().unique()]
         if str(state) not in there:
             raise UserError(
                 f"{option}={state}: obs['{states.name}'] has {', '.join(there)}{nearest(str(state), there)}"
             )
         rows = np.flatnonzero((states == str(state)).to_numpy() & (given.lengths > 0))
-        mean = np.asarray(log_normalised(given.counts)[rows][:, self._readout()].mean(0), dtype=np.float64).ravel()
-        return self._encoded(drawn(given, rows, self.control_cells, seed=self.seed)), mean
+        if not len(rows):
+            raise UserError(f"{option}={state}: its cells have no counts in the model's genes")
+        return rows, np.asarray(log_normalised(given.counts[rows])[:, self._readout()].mean(0), np.float64).ravel()
 
     def save(self, folder: PathLike, *, overwrite: bool = False, include_model: bool = False) -> None:
         """Write what was learned: safetensors and JSON; nothing is pickled.
@@ -220,7 +221,7 @@ class Predictions:
             self.network.to(device)
             self.saved.task.to(device)
         self.reading, self.screen, self._control = self.saved.reading, None, None
-        self.control_cells, self.seed = CONTROL_CELLS, 0
+        self.control_cells, self.seed = self.saved.control_cells, self.saved.seed
         return self
 
     @property
@@ -240,9 +241,13 @@ class Predictions:
                 screen.expression[screen.control][:, readout].mean(0)
             ).ravel()
         given = self._read(cells)
-        rows = control_rows(given, cells)
-        mean = np.asarray(log_normalised(given.counts)[rows][:, readout].mean(0), dtype=np.float64).ravel()
+        rows = self._control_rows(given, cells)
+        mean = np.asarray(log_normalised(given.counts[rows])[:, readout].mean(0), dtype=np.float64).ravel()
         return self._encoded(drawn(given, rows, self.control_cells, seed=self.seed)), mean
+
+    def _control_rows(self, given: CellSet, cells: Given) -> NDArray[np.int64]:
+        saved = self._trained()
+        return control_rows(given, cells, column=saved.column, control=saved.control)
 
     def _read(self, cells: Given) -> CellSet:
         return CellSet.read(cells, self.network.input_spec, **self.reading)

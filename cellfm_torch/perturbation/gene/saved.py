@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,12 @@ class Saved:
         Cells of each of these, by name.
     reading : dict
         How files of cells are read.
+    column : str
+        Column of obs that had the conditions.
+    control : str or None
+        Word for control cells, besides the usual ones.
+    control_cells, seed : int
+        Control cells that are drawn at most, and the seed of the draw.
     history : DataFrame
         One row per epoch.
     """
@@ -51,6 +57,10 @@ class Saved:
     trained: tuple[Condition, ...]
     cells: dict[str, int]
     reading: dict[str, Any]
+    column: str
+    control: str | None
+    control_cells: int
+    seed: int
     history: pd.DataFrame
 
     @property
@@ -97,8 +107,17 @@ def write_predictor(
         "cells": saved.cells,
         "model": model,
         "reading": saved.reading,
+        "condition": saved.column,
+        "control": saved.control,
+        "control_cells": saved.control_cells,
+        "seed": saved.seed,
     }
-    write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
+    write_text(folder / ABOUT, json.dumps(about, indent=2, default=_plain) + "\n")
+
+
+def _plain(option: Any) -> Any:
+    """Return an option of reading that was given as an object, such as GeneOptions, as JSON has it."""
+    return asdict(option) if is_dataclass(option) and not isinstance(option, type) else str(option)
 
 
 def read_predictor(folder: PathLike, *, model: PathLike | None = None) -> tuple[Any, Path, Saved]:
@@ -117,6 +136,8 @@ def read_predictor(folder: PathLike, *, model: PathLike | None = None) -> tuple[
         form, method, width, heads = (about[name] for name in ("format", "method", "width", "num_heads"))
         trained = tuple(tuple(map(str, condition)) for condition in about["trained"])
         of_model, reading, cells = about["model"], dict(about["reading"]), dict(about["cells"])
+        column, control = about["condition"], about["control"]
+        drawn = int(about["control_cells"]), int(about["seed"])
     except (ValueError, KeyError, TypeError) as problem:
         raise UserError(f"{folder / ABOUT} is damaged ({problem!r}): train the predictor again") from problem
     if form != FORMAT:
@@ -124,13 +145,16 @@ def read_predictor(folder: PathLike, *, model: PathLike | None = None) -> tuple[
     network, path = kept_backbone(folder, of_model, moved=model)
     try:
         tensors = load_file(folder / HEAD)
+        if not 0 <= int(tensors["readout"].min()) <= int(tensors["readout"].max()) < len(network.static_genes):
+            raise ValueError("it reads out genes that the model does not have")
         tables = GeneTables(**{name: tensors[name] for name in GeneTables.__dataclass_fields__})
         backbone = with_kept_adapter(network, folder) if method == "lora" else network
         with torch.random.fork_rng():
             head = PerturbationHead(tables, width=width, num_heads=heads, **sizes(backbone))
         head.load_state_dict(tensors)
         history = pd.read_csv(folder / HISTORY, index_col=0)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, IndexError) as problem:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError, IndexError) as problem:
         words = " ".join(str(problem).split())[:200]
         raise UserError(f"{folder}: is damaged ({words}): train the predictor again") from None
-    return network, path, Saved(PerturbTask(backbone, head).eval(), method, trained, cells, reading, history)
+    task = PerturbTask(backbone, head).eval()
+    return network, path, Saved(task, method, trained, cells, reading, column, control, *drawn, history)

@@ -22,6 +22,12 @@ from cellfm_torch.perturbation.gene.splits import GROUPS
 Floats = NDArray[np.float64]
 
 METRICS = ("mse", "mse_top20", "pearson_delta", "pearson_delta_top20", "direction", "discrimination")
+COMPARED = (
+    *("group", "metric", "better", "mean", "baseline", "baseline_mean", "gain", "gain_sd"),
+    *("seeds_better", "seeds_worse", "seeds"),
+)
+"""Columns of :func:`compare`."""
+
 LESS_IS_BETTER = frozenset({"mse", "mse_top20"})
 
 STILL = 1e-9
@@ -195,7 +201,7 @@ def compare(table: pd.DataFrame, model: str) -> pd.DataFrame:
                     "seeds": len(gain),
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(COMPARED))
 
 
 def _by_group(table: pd.DataFrame) -> pd.DataFrame:

@@ -139,6 +139,8 @@ class GenePerturbation(Predictions):
         """
         screen = self._screen()
         split = no_split(screen.conditions) if split is None else split
+        if not split.train:
+            raise UserError(f"split '{split.name}': has no perturbation to learn from")
         known = LearnOptions.__dataclass_fields__
         own = {name: options.pop(name) for name in list(options) if name in known and name != "trainer"}
         chosen = LearnOptions(**own, trainer=options)
@@ -150,7 +152,8 @@ class GenePerturbation(Predictions):
         )
         task, history = learn(self.network, self.control, train, val=val, tables=tables, options=chosen)
         cells = {condition_name(c): int(n) for c, n in zip(train.conditions, train.cells, strict=True)}
-        self.saved = Saved(task, chosen.method, train.conditions, cells, self.reading, history)
+        drawn = (screen.column, screen.control_word, self.control_cells, self.seed)
+        self.saved = Saved(task, chosen.method, train.conditions, cells, self.reading, *drawn, history)
         return self
 
     def changes(self, conditions: Sequence[Condition]) -> NDArray[np.float64]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from cellfm_torch.data.genes import GeneVocab
     from cellfm_torch.data.module import CellDataModule
+    from cellfm_torch.drug.bulk import drug_response
     from cellfm_torch.embedding import embed
     from cellfm_torch.errors import UserError
     from cellfm_torch.gene_tasks.embeddings import gene_embeddings
@@ -74,6 +75,7 @@ _HOME = {
     ),
     "data.genes": ("GeneVocab",),
     "data.module": ("CellDataModule",),
+    "drug.bulk": ("drug_response",),
     "embedding": ("embed",),
     "errors": ("UserError",),
     "gene_tasks.embeddings": ("gene_embeddings",),
@@ -127,6 +129,7 @@ __all__ = [
     "UMAPPicture",
     "UserError",
     "compare",
+    "drug_response",
     "embed",
     "gene_embeddings",
     "gene_function",

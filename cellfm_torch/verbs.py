@@ -236,6 +236,27 @@ PERTURB_VERBS = {
     ),
 }
 
+DRUG_VERBS = {
+    "bulk": Verb(
+        "cellfm_torch.commands.drug_bulk",
+        "IC50 of cell lines to drugs; held-out pairs, lines, drugs or tissues scored beside baselines",
+        (
+            Option("--model", "model_folder={}", "model folder"),
+            Option("--ic50", "ic50={}", "ln(uM): drugs by lines, or a table with columns drug, line, ln_ic50"),
+            Option("--smiles", "smiles={}", "csv with columns drug,smiles, or PubChem id and SMILES without a heading"),
+            Option("--drugs", "drugs={}", "table of drugs with drug_id, Name, PubCHEM: joins IC50 and SMILES"),
+            Option(
+                "--annotation", "annotation={}", "table of lines with their names (depMapID, COSMIC_ID) and tissues"
+            ),
+            Option("--split", "split={}", "what is new in a test: pair (the default), line, drug, tissue"),
+            Option("--results", "results={}", "folder of tables and page (default: runs/drug_bulk)"),
+            Option("--overwrite", "overwrite=true", "replace results that exist"),
+        ),
+        "cellfm drug bulk lines.csv --ic50 GDSC_IC50.csv --smiles smiles.csv --model models/80m --split line",
+        words=("expression", "LINES"),
+    ),
+}
+
 VERBS: dict[str, Verb | Group] = {
     "train": Verb(
         "cellfm_torch.train",
@@ -349,6 +370,7 @@ VERBS: dict[str, Verb | Group] = {
     ),
     "genes": Group("what the model knows about genes; tables of gene names", GENE_VERBS),
     "chem": Group("where compounds move cells", CHEM_VERBS),
+    "drug": Group("how cell lines and single cells respond to drugs", DRUG_VERBS),
     "perturb": Group("what perturbed genes do to cells: learn it, predict it, search it", PERTURB_VERBS),
     "convert": Verb(
         "cellfm_torch.convert.command",

@@ -41,6 +41,7 @@ ROOMS = {
     "embedding": ("embedding",),
     "gene_tasks": ("gene_tasks",),
     "perturbation": ("perturbation",),
+    "drug": ("drug",),
     "public": ("__init__",),
 }
 MAY_IMPORT = {
@@ -74,6 +75,7 @@ MAY_IMPORT = {
         "perturbation",
         "public",
     },
+    "drug": {"base", "data", "model", "tasks", "embedding", "analysis", "drug", "public"},
     "public": {
         "base",
         "data",
@@ -86,6 +88,7 @@ MAY_IMPORT = {
         "annotation",
         "gene_tasks",
         "perturbation",
+        "drug",
         "analysis",
         "report",
         "public",

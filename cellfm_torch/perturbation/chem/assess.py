@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cellfm_torch.analysis.expression import log_normalised
+from cellfm_torch.data.compounds import Compounds
 from cellfm_torch.errors import UserError
 from cellfm_torch.perturbation.chem.cells import TreatedCells
-from cellfm_torch.perturbation.chem.compounds import Compounds
 from cellfm_torch.perturbation.chem.evaluate import MODEL, RANDOM, Picture, evaluate_split
 from cellfm_torch.perturbation.chem.fitted import FitOptions
 from cellfm_torch.perturbation.chem.result import ChemResult

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cellfm_torch.data.compounds import Compounds, similarity
 from cellfm_torch.perturbation.chem.cells import Condition
-from cellfm_torch.perturbation.chem.compounds import Compounds, similarity
 
 Floats = NDArray[np.float64]
 

@@ -13,10 +13,10 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from cellfm_torch.data.compounds import Compounds
 from cellfm_torch.errors import UserError
 from cellfm_torch.perturbation.chem.baselines import baseline_steps
 from cellfm_torch.perturbation.chem.cells import TreatedCells
-from cellfm_torch.perturbation.chem.compounds import Compounds
 from cellfm_torch.perturbation.chem.fitted import FitOptions, Fitted, fit, mean_steps
 from cellfm_torch.perturbation.chem.scores import median_distance, mmd, r2, wasserstein
 from cellfm_torch.perturbation.chem.splits import Split, check_leak_free

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from cellfm_torch.analysis.expression import moments, variable_genes
 from cellfm_torch.callbacks.fitting import fit_in_memory
+from cellfm_torch.data.compounds import Compounds
 from cellfm_torch.errors import UserError
 from cellfm_torch.perturbation.chem.cells import Condition, Rows, TreatedCells
-from cellfm_torch.perturbation.chem.compounds import Compounds
 from cellfm_torch.perturbation.chem.flow import FlowBatches, Pairs, Velocity, displacements
 from cellfm_torch.perturbation.chem.readout import Readout
 from cellfm_torch.perturbation.chem.shift import Conditions, Shift

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cellfm_torch.analysis.expression import log_normalised
+from cellfm_torch.data.compounds import Compounds
 from cellfm_torch.data.files import Given, PathLike
 from cellfm_torch.data.labelled import CellSet
 from cellfm_torch.embedding.cell_sets import Embeddings
@@ -23,7 +24,6 @@ from cellfm_torch.errors import UserError
 from cellfm_torch.model.loading import load_model, untrained
 from cellfm_torch.perturbation.chem.assess import assess
 from cellfm_torch.perturbation.chem.cells import Rows, TreatedCells, read_controls, read_treated
-from cellfm_torch.perturbation.chem.compounds import Compounds
 from cellfm_torch.perturbation.chem.evaluate import MODEL
 from cellfm_torch.perturbation.chem.fitted import FitOptions, Fitted, fit
 from cellfm_torch.perturbation.chem.predicted import predicted_cells

@@ -16,12 +16,12 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
+from cellfm_torch.data.compounds import Compounds
 from cellfm_torch.data.files import PathLike
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import write_text, written_beside
 from cellfm_torch.model.kept import BACKBONE, empty_folder, keep_backbone, kept_backbone
 from cellfm_torch.perturbation.chem.columns import Columns
-from cellfm_torch.perturbation.chem.compounds import Compounds
 from cellfm_torch.perturbation.chem.fitted import Fitted
 from cellfm_torch.perturbation.chem.flow import Velocity
 from cellfm_torch.perturbation.chem.readout import Readout

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellfm_torch.perturbation.chem.compounds import similarity
+from cellfm_torch.data.compounds import similarity
 from cellfm_torch.perturbation.chem.scores import median_distance, squared_distances
 
 Floats = NDArray[np.float64]

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from cellfm_torch.data.compounds import Compounds
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.perturbation.chem.cells import Condition, Rows, TreatedCells
-from cellfm_torch.perturbation.chem.compounds import Compounds
 
 KINDS = ("compound", "dose", "context", "none")
 

@@ -10,8 +10,8 @@ import pytest
 from treated_cells import ASPIRIN, CAFFEINE, ETHANOL, few_cells, network
 
 from cellfm_torch import UserError
+from cellfm_torch.data.compounds import Compounds
 from cellfm_torch.perturbation.chem.cells import TreatedCells, read_treated
-from cellfm_torch.perturbation.chem.compounds import Compounds
 from cellfm_torch.perturbation.chem.evaluate import evaluate_split
 from cellfm_torch.perturbation.chem.fitted import FitOptions
 from cellfm_torch.perturbation.chem.splits import check_leak_free, make_splits, unit_of

@@ -7,8 +7,8 @@ import pytest
 from treated_cells import ASPIRIN, CAFFEINE, ETHANOL
 
 from cellfm_torch import UserError
-from cellfm_torch.perturbation.chem import compounds as module
-from cellfm_torch.perturbation.chem.compounds import Compounds, fingerprint, similarity
+from cellfm_torch.data import compounds as module
+from cellfm_torch.data.compounds import Compounds, fingerprint, similarity
 from cellfm_torch.perturbation.chem.simulation import FAMILIES
 
 

@@ -1,0 +1,1 @@
+"""How cell lines, and single cells, respond to drugs."""

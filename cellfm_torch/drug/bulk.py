@@ -1,0 +1,184 @@
+"""Bulk drug response: IC50 of held-out pairs, lines, drugs or tissues, beside baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cellfm_torch.analysis.expression import log_normalised
+from cellfm_torch.drug.baselines import NEAREST, RIDGE, mean_baselines, nearest_drug, ridge
+from cellfm_torch.drug.join import read_responses
+from cellfm_torch.drug.network import FitOptions, fit
+from cellfm_torch.drug.result import MODEL, RANDOM, DrugResult
+from cellfm_torch.drug.scores import Floats, per_drug, scores
+from cellfm_torch.drug.splits import Split, make_splits
+from cellfm_torch.embedding.cell_sets import Embeddings
+from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.model.loading import Backbone, load_model, untrained
+
+
+def drug_response(
+    expression: anndata.AnnData | str | Path,
+    ic50: str | Path,
+    model: Backbone | str | Path,
+    *,
+    smiles: str | Path | None = None,
+    drugs: str | Path | None = None,
+    annotation: str | Path | None = None,
+    split: str = "pair",
+    seeds: Sequence[int] = (0, 1, 2),
+    share: float = 0.2,
+    validation: float = 0.1,
+    random_weights: bool = True,
+    values: str = "auto",
+    unit: str = "ln_uM",
+    device: str | None = None,
+    say: Callable[[str], None] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    fit_options: Mapping[str, Any] | None = None,
+    **reading: Any,
+) -> DrugResult:
+    """Predict the IC50 of cell lines to drugs from expression and structure, and score it beside baselines.
+
+    Lines are embedded by the model as it is. Two towers, of embedding and of fingerprint, predict what the means of
+    drug and line leave unsaid, where the split leaves them known. Validation pairs, of the same kind as the test's, say
+    when to stop; test pairs are read for the scores only.
+
+    Parameters
+    ----------
+    expression
+        Cell lines by genes, either way round: csv, tsv, gct, h5ad, or an AnnData with a row per line; log2(1 + TPM) as
+        DepMap has it, ln(1 + TPM), log2 intensities, TPM or counts.
+    ic50
+        ln(uM): drugs by lines, or long with columns drug, line and ln_ic50.
+    model
+        Model folder, or a network.
+    smiles
+        csv with columns drug,smiles, or two columns without a heading (PubChem id, SMILES); None: drugs are told apart
+        by name.
+    drugs
+        Table of drugs with two of drug_id, Name, PubCHEM, where the SMILES go by another name than the IC50.
+    annotation
+        Table of cell lines with their names (depMapID, CCLE_ID, COSMIC_ID, Name ...) and tissue (Site_Primary ...).
+    split
+        What is new in a test: ``"pair"``, ``"line"``, ``"drug"`` or ``"tissue"``.
+    seeds
+        Each holds out others, and starts the network anew.
+    share, validation
+        Of the units that are tested, and that decide when to stop.
+    random_weights
+        Also with the same network with random weights.
+    values
+        ``"log2"``, ``"ln"``, ``"linear"`` expression; ``"auto"`` tells which.
+    unit
+        ``"ln_uM"``, ``"uM"`` or ``"nM"``.
+    device
+        Where to embed, such as ``"cuda"``.
+    say
+        Is told what is being done.
+    trainer
+        Options of Lightning's Trainer: ``max_epochs`` (default 60), ``accelerator`` (default cpu) ...
+    fit_options
+        Fields of :class:`~cellfm_torch.drug.network.FitOptions`.
+    reading
+        ``genes`` and ``token_budget``.
+
+    Returns
+    -------
+    DrugResult
+        ``summary()``, ``per_drug()``, ``verdicts()``, ``predictions``, ``joined`` and ``splits``.
+
+    Raises
+    ------
+    UserError
+        If a table cannot be used, nothing joins, or there is nothing to hold out.
+
+    Examples
+    --------
+    >>> result = drug_response("OmicsExpression.csv", "GDSC_IC50.csv", "models/80m")  # doctest: +SKIP
+    >>> result.summary()  # doctest: +SKIP
+    """
+    tell = say or (lambda line: None)
+    for name in fit_options or {}:
+        if name not in FitOptions.__dataclass_fields__:
+            raise UserError(f"fit.{name}: there is no such option{nearest(name, FitOptions.__dataclass_fields__)}")
+    options = FitOptions(**dict(fit_options or {}), trainer=dict(trainer or {}))
+    network: Any = load_model(Path(model).expanduser()) if isinstance(model, str | Path) else model
+    network = network if device is None else network.to(device)
+    responses = read_responses(
+        expression,
+        ic50,
+        network.input_spec,
+        smiles=smiles,
+        drugs=drugs,
+        annotation=annotation,
+        values=values,
+        unit=unit,
+        **reading,
+    )
+    splits = make_splits(responses, split, seeds, share=share, validation=validation)
+    for line in responses.notes:
+        tell(line)
+    result = DrugResult(splits, responses)
+    log_values = log_normalised(responses.cells.counts)[responses.rows]
+    tell(f"embedding {len(responses.cells):,} lines")
+    known = Embeddings(network).of(responses.cells)[responses.rows]
+    features = np.stack([responses.compounds.features[name] for name in responses.drugs])
+    for number, one in enumerate(splits):
+        tell(f"split {number + 1} of {len(splits)}: {one.held_out} held out, seed {one.seed}")
+        _add(result, one, mean_baselines(responses.values, one))
+        if one.kind == "drug":
+            _add(result, one, {NEAREST: nearest_drug(responses.values, one, features)})
+        _add(result, one, {RIDGE: ridge(responses.values, one, log_values)})
+        _learn(result, one, MODEL, known, features, options)
+        if random_weights:
+            random = Embeddings(untrained(network, seed=one.seed)).of(responses.cells)[responses.rows]
+            _learn(result, one, RANDOM, random, features, options)
+    return result
+
+
+def _learn(
+    result: DrugResult,
+    split: Split,
+    name: str,
+    embeddings: NDArray[np.floating],
+    features: NDArray[np.float32],
+    options: FitOptions,
+) -> None:
+    found = fit(result.responses.values, split, embeddings, features, options)
+    result.epochs[name, split.seed] = found.epochs
+    _add(result, split, {name: found.of(split.test)})
+
+
+def _add(result: DrugResult, split: Split, answers: Mapping[str, Floats]) -> None:
+    """Score the answers to a test and keep them."""
+    responses, test = result.responses, split.test
+    true = responses.values[test[:, 0], test[:, 1]]
+    for name, predicted in answers.items():
+        about = {"split": split.kind, "seed": split.seed, "method": name}
+        result.score_rows.append(about | {"pairs": len(test)} | scores(true, predicted, test[:, 1]))
+        table = per_drug(true, predicted, test[:, 1])
+        table.insert(0, "method", name)
+        table.insert(0, "seed", split.seed)
+        result.drug_tables.append(table)
+        unit = test[:, 1 if split.kind == "drug" else 0]
+        result.unit_tables.append(pd.DataFrame({"method": name, "unit": unit, "error": (true - predicted) ** 2}))
+        if name == MODEL:
+            result.prediction_tables.append(
+                pd.DataFrame(
+                    {
+                        "seed": split.seed,
+                        "line": np.array(responses.lines, dtype=object)[test[:, 0]],
+                        "drug": np.array(responses.drugs, dtype=object)[test[:, 1]],
+                        "name": np.array(responses.titles, dtype=object)[test[:, 1]],
+                        "ln_ic50": true,
+                        "predicted": predicted,
+                    }
+                )
+            )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cellfm_torch.data.genes import GeneVocab
     from cellfm_torch.data.module import CellDataModule
     from cellfm_torch.drug.bulk import drug_response
+    from cellfm_torch.drug.cells import single_cell_response
     from cellfm_torch.embedding import embed
     from cellfm_torch.errors import UserError
     from cellfm_torch.gene_tasks.embeddings import gene_embeddings
@@ -76,6 +77,7 @@ _HOME = {
     "data.genes": ("GeneVocab",),
     "data.module": ("CellDataModule",),
     "drug.bulk": ("drug_response",),
+    "drug.cells": ("single_cell_response",),
     "embedding": ("embed",),
     "errors": ("UserError",),
     "gene_tasks.embeddings": ("gene_embeddings",),
@@ -142,6 +144,7 @@ __all__ = [
     "retention_map",
     "retention_state",
     "score_beside",
+    "single_cell_response",
     "specific_genes",
     "what_if",
     "write_report",

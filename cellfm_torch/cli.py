@@ -15,7 +15,8 @@ from importlib.metadata import version
 from cellfm_torch import paths
 from cellfm_torch.command_line import OneLineParser
 from cellfm_torch.errors import nearest
-from cellfm_torch.verbs import VERBS, Group, Option, Verb
+from cellfm_torch.verb import Group, Option, Verb
+from cellfm_torch.verbs import VERBS
 
 
 def _quoted(value: str) -> str:

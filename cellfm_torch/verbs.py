@@ -6,59 +6,7 @@ the same name in conf/, and a module with ``main(overrides)``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Option:
-    """An alias of a configuration key.
-
-    Attributes
-    ----------
-    flag
-        As typed, ``--data``.
-    template
-        The override it stands for, ``data.path={}``. Without a slot the flag takes no value.
-    help
-        One line, with the unit.
-    default
-        Value used when the flag is not given; None leaves the key alone.
-    """
-
-    flag: str
-    template: str
-    help: str
-    default: str | None = None
-
-    @property
-    def key(self) -> str:
-        """Name of the parsed value."""
-        return self.flag.lstrip("-").replace("-", "_")
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One command: the module whose ``main(arguments)`` runs it, and its options.
-
-    `arguments` are overrides of the configuration; with `options` None they are what was typed, for a command that
-    has no configuration and reads options of its own. Words that are no ``key=value`` become the list `words`, a key
-    of the configuration and its name in the help, where the verb takes any.
-    """
-
-    module: str
-    help: str
-    options: tuple[Option, ...] | None
-    example: str
-    words: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class Group:
-    """Verbs of one subject, ``cellfm NAME VERB``; the configuration of one is conf/NAME_VERB.yaml."""
-
-    help: str
-    verbs: dict[str, Verb]
-
+from cellfm_torch.verb import Group, Option, Verb
 
 GENE_VERBS = {
     "embed": Verb(
@@ -254,6 +202,25 @@ DRUG_VERBS = {
         ),
         "cellfm drug bulk lines.csv --ic50 GDSC_IC50.csv --smiles smiles.csv --model models/80m --split line",
         words=("expression", "LINES"),
+    ),
+    "cells": Verb(
+        "cellfm_torch.commands.drug_cells",
+        "cells that are sensitive to a drug, by what cell lines respond: adapted without labels of cells -> h5ad",
+        (
+            Option("--model", "model_folder={}", "model folder"),
+            Option("--lines", "expression={}", "expression of cell lines: csv, tsv, gct, h5ad"),
+            Option("--ic50", "ic50={}", "ln(uM): drugs by lines, or a table with columns drug, line, ln_ic50"),
+            Option("--drug", "drug={}", "which drug, as the IC50 table or the table of drugs names it"),
+            Option("--drugs", "drugs={}", "table of drugs with drug_id, Name, PubCHEM"),
+            Option("--annotation", "annotation={}", "table of lines with their names (depMapID, COSMIC_ID)"),
+            Option("--thresholds", "thresholds={}", "ln(uM) below which lines are sensitive, by drug"),
+            Option("--method", "method={}", "transport (the default), coral, scale, none"),
+            Option("--response", "response={}", "column of obs with the truth, for the scores"),
+            Option("--results", "results={}", "folder (default: runs/drug_cells)"),
+            Option("--overwrite", "overwrite=true", "replace results that exist"),
+        ),
+        "cellfm drug cells c.h5ad --lines lines.csv --ic50 GDSC_IC50.csv --drug 134 --model models/80m",
+        words=("cells", "CELLS"),
     ),
 }
 

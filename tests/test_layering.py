@@ -22,6 +22,7 @@ ROOMS = {
         "files",
         "job_folder",
         "command_line",
+        "verb",
         "verbs",
         "memory",
         "quiet",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import anndata
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cellfm_torch.paths import PBMC3K
@@ -64,6 +65,10 @@ class SimulatedLines:
         By family: the gene whose expression makes lines sensitive.
     activity : DataFrame (L, families)
         The driver's, standardised over lines.
+    base : (G,)
+        Logarithm of the usual expression.
+    loadings : (families, G)
+        What an activity of one adds to it.
     """
 
     expression: pd.DataFrame
@@ -73,6 +78,8 @@ class SimulatedLines:
     family: dict[str, str]
     drivers: dict[str, str]
     activity: pd.DataFrame
+    base: NDArray[np.float64]
+    loadings: NDArray[np.float64]
 
 
 def simulated_lines(
@@ -121,7 +128,7 @@ def simulated_lines(
     log = base + rng.normal(0, 0.4, (len(lines), len(names)))
     for one in TISSUES:  # lines of a tissue are alike
         log[tissue == one] += rng.normal(0, 0.3, len(names))
-    activity, drivers = _programmes(log, names, families, rng)
+    activity, loadings, drivers = _programmes(log, names, families, rng)
     tpm = np.exp(log)
     tpm *= 1e6 / tpm.sum(1, keepdims=True)
     effect = pd.DataFrame(activity, lines, families)
@@ -137,20 +144,61 @@ def simulated_lines(
         family={name: family for name, (family, _) in drugs.items()},
         drivers=drivers,
         activity=effect,
+        base=base,
+        loadings=loadings,
     )
+
+
+def simulated_cells(
+    lines: SimulatedLines, number: int = 200, *, depth: float = 3000, platform: float = 0.5, seed: int = 1
+) -> anndata.AnnData:
+    """Return single cells with the programmes of the lines, sparse and on another platform.
+
+    Parameters
+    ----------
+    number
+        n.
+    depth
+        Mean counts of a cell.
+    platform
+        Standard deviation of what each gene is off by, in natural logarithms, the same in all cells.
+    seed
+        Of the cells.
+
+    Returns
+    -------
+    AnnData, counts
+        ``obs``: for each family, sensitive where the driver is above its mean, else resistant.
+    """
+    rng = np.random.default_rng(seed)
+    genes = lines.expression.columns
+    activity = rng.normal(size=(number, len(lines.loadings)))
+    log = lines.base + rng.normal(0, platform, len(genes)) + rng.normal(0, 0.2, (number, len(genes)))
+    share = np.exp(log + activity @ lines.loadings)
+    share /= share.sum(1, keepdims=True)
+    counts = rng.poisson(share * depth * rng.lognormal(0, 0.3, (number, 1)))
+    obs = pd.DataFrame(
+        {
+            family: np.where(activity[:, i] > 0, "sensitive", "resistant")
+            for i, family in enumerate(lines.activity.columns)
+        },
+        index=[f"cell{i}" for i in range(number)],
+    )
+    return anndata.AnnData(sp.csr_matrix(counts.astype(np.float32)), obs, pd.DataFrame(index=genes))
 
 
 def _programmes(
     log: NDArray[np.float64], names: NDArray[np.object_], families: Sequence[str], rng: np.random.Generator
-) -> tuple[NDArray[np.float64], dict[str, str]]:
-    """Raise and lower genes of each family by line, in place; return activities (L, families) and drivers."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, str]]:
+    """Raise and lower genes of each family by line, in place; return activities, loadings and drivers."""
     activity = rng.normal(size=(len(log), len(families)))
     activity = (activity - activity.mean(0)) / activity.std(0)
     usable = rng.permutation(len(names))
     most = min(PROGRAMME, len(names) // (2 * max(len(families), 1)))
-    drivers = {}
+    drivers, loadings = {}, np.zeros((len(families), len(names)))
     for i, family in enumerate(families):
         own = usable[i * most : (i + 1) * most]
-        log[:, own] += FOLD * activity[:, [i]] * np.append(1.0, rng.choice([-0.6, 0.6], len(own) - 1))
+        loadings[i, own] = FOLD * np.append(1.0, rng.choice([-0.6, 0.6], len(own) - 1))
         drivers[family] = str(names[own[0]])
-    return activity, drivers
+    log += activity @ loadings
+    return activity, loadings, drivers

@@ -72,3 +72,36 @@ def drug_bars(
     if title:
         ax.set_title(title, fontsize=10, loc="left")
     return ax
+
+
+def sensitivity_histogram(
+    probability: Any, truth: Any = None, ax: Axes | None = None, title: str | None = None
+) -> Axes:
+    """Draw how many cells have which probability of being sensitive, by true response where it is known.
+
+    Raises
+    ------
+    UserError
+        If no cell has a probability, or there is not one word per cell.
+    """
+    values = np.asarray(probability, dtype=float)
+    words = np.full(len(values), "cells", dtype=object) if truth is None else np.asarray(truth, dtype=object)
+    if len(words) != len(values) or not np.isfinite(values).any():
+        raise UserError(f"sensitivity: {len(values)} probabilities and {len(words)} words: give one of each per cell")
+    ax = axis_of(ax, (5.0, 3.2))
+    kinds = sorted({str(word) for word in words[np.isfinite(values)]})
+    for i, kind in enumerate(kinds):
+        own = values[(words.astype(str) == kind) & np.isfinite(values)]
+        ax.hist(
+            own,
+            bins=[j / 30 for j in range(31)],
+            alpha=0.6,
+            color=PALETTE[i % len(PALETTE)],
+            label=f"{kind} ({len(own):,})",
+        )
+    ax.set(xlim=(0, 1), xlabel="probability of being sensitive", ylabel="cells")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=8)
+    if title:
+        ax.set_title(title, fontsize=10, loc="left")
+    return ax

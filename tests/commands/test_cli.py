@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from cellfm_torch import cli, paths, train
-from cellfm_torch.verbs import VERBS, Group, verb_of
+from cellfm_torch.verb import Group
+from cellfm_torch.verbs import VERBS, verb_of
 
 
 @pytest.fixture

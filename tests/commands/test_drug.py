@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anndata
 import pandas as pd
 import pytest
 from line_tables import network, simulated, write
 
 from cellfm_torch import cli
+from cellfm_torch.drug.simulation import simulated_cells
 
 SHORT = ("trainer.max_epochs=2", "fit.hidden=16", "seeds=[0,1]")
 
@@ -90,3 +92,26 @@ def test_tissues_take_an_annotation(tables: dict[str, Any], tmp_path: Path, caps
     words = [*typed(tables, "model", "ic50"), "--split", "tissue", "--results", str(tmp_path / "r"), *SHORT]
     assert cli.main(words) == 2
     assert "the tissue of no line is known: give annotation=FILE" in capsys.readouterr().err
+
+
+def test_cells(tables: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = simulated(40, 300)
+    simulated_cells(made, 40).write_h5ad(tmp_path / "c.h5ad")
+    words = ["drug", "cells", str(tmp_path / "c.h5ad"), "--lines", tables["expression"]]
+    for name in ("model", "ic50", "drugs", "annotation"):
+        words += [f"--{name}", tables[name]]
+    more = ["--response", made.family["GDSC:1"], "--results", str(tmp_path / "r")]
+    assert cli.main([*words, "--drug", "1", *more]) == 0
+    said = capsys.readouterr().out
+    assert "resistant lines; sensitive: lowest third of IC50" in said
+    names = {path.name for path in (tmp_path / "r").iterdir()}
+    assert names == {"cells.h5ad", "scores.csv", "page.html", "settings.json"}
+    obs = anndata.read_h5ad(tmp_path / "r" / "cells.h5ad").obs
+    assert obs["drug_sensitivity"].between(0, 1).all() and set(obs["drug_response"]) <= {"sensitive", "resistant"}
+    assert len(pd.read_csv(tmp_path / "r" / "scores.csv")) == 4
+    page = (tmp_path / "r" / "page.html").read_text()
+    assert all(line in page for line in json.loads((tmp_path / "r" / "settings.json").read_text())["verdicts"])
+    assert cli.main([*words, "--drug", "nothing", "--results", str(tmp_path / "s")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: drug=nothing: is no drug of the IC50 table") and said.count("\n") == 1
+    assert not (tmp_path / "s").exists()

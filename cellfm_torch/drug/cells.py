@@ -1,0 +1,248 @@
+"""Single-cell drug response: learned from lines, adapted to cells without a label of theirs.
+
+Shapes: L lines, n cells, E width, P coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from cellfm_torch.analysis.expression import fitted_pca, log_normalised, variable_genes
+from cellfm_torch.data.labelled import CellSet
+from cellfm_torch.drug.align import METHODS, Floats, unaligned
+from cellfm_torch.drug.binary import bootstrapped
+from cellfm_torch.drug.join import Responses, read_responses
+from cellfm_torch.drug.labels import response_labels, true_labels
+from cellfm_torch.embedding.cell_sets import Embeddings
+from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.model.loading import Backbone, load_model, untrained
+
+Rows = NDArray[np.int64]
+
+GENES, UNADAPTED, RANDOM = "logistic on shared genes", "no adaptation", "random weights"
+
+PROBABILITY, LABEL = "drug_sensitivity", "drug_response"
+"""Columns of obs that are added: probability of being sensitive; sensitive or resistant."""
+
+IN_COMPONENTS = ("transport", "coral")
+COMPONENTS = 50
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+"""Of the logistic regression (C); cross-validation within the lines chooses."""
+
+
+@dataclass
+class CellResponse:
+    """What lines say of cells.
+
+    Attributes
+    ----------
+    adata : AnnData
+        The cells, with ``obs["drug_sensitivity"]`` and ``obs["drug_response"]``; NaN and None for cells without counts
+        in the model's genes.
+    drug, method : str
+    scores : DataFrame or None
+        By method AUROC and AUPR with 95 % intervals, and the gain of the adapted model over each; None where the truth
+        is unknown.
+    notes : tuple of str
+        What was joined and how lines were labelled.
+    """
+
+    adata: anndata.AnnData
+    drug: str
+    method: str
+    scores: pd.DataFrame | None
+    notes: tuple[str, ...] = ()
+
+    def verdicts(self) -> list[str]:
+        """Return a line per baseline: whether the adapted model tells sensitive cells better."""
+        if self.scores is None:
+            return ["no cell has a known response (response=COLUMN), so that nothing is known of how good this is"]
+        table, lines = self.scores.set_index("method"), []
+        ours = table.loc[self.method]
+        for name, row in table.drop(index=self.method).iterrows():
+            word = "better" if row["gain_low"] > 0 else "worse" if row["gain_high"] < 0 else "no better for certain"
+            lines.append(
+                f"AUROC: {self.method} {ours['auroc']:.3f}, {name} {row['auroc']:.3f}: {word} "
+                f"(by {row['gain']:.3f}, 95 % interval {row['gain_low']:.3f} to {row['gain_high']:.3f})."
+            )
+        return lines
+
+
+def single_cell_response(
+    cells: anndata.AnnData | str | Path,
+    expression: anndata.AnnData | str | Path,
+    ic50: str | Path,
+    model: Backbone | str | Path,
+    *,
+    drug: str,
+    threshold: float | None = None,
+    thresholds: str | Path | None = None,
+    method: str = "transport",
+    response: str | None = None,
+    by: str | None = None,
+    drugs: str | Path | None = None,
+    annotation: str | Path | None = None,
+    values: str = "auto",
+    unit: str = "ln_uM",
+    random_weights: bool = True,
+    seed: int = 0,
+    device: str | None = None,
+    say: Callable[[str], None] | None = None,
+    genes: Any = None,
+    **reading: Any,
+) -> CellResponse:
+    """Tell cells that are sensitive to a drug from resistant ones by what bulk cell lines respond.
+
+    Lines and cells are embedded by the model as it is; lines are moved to where the cells lie, without a label of a
+    cell; a logistic regression learns from the moved lines.
+
+    Parameters
+    ----------
+    cells
+        A file or an AnnData, raw counts.
+    expression, ic50, drugs, annotation, values, unit
+        See :func:`cellfm_torch.drug_response`.
+    model
+        Model folder, or a network.
+    drug
+        As the IC50 table or the table of drugs names it.
+    threshold, thresholds
+        ln(uM) below which a line is sensitive, or a table of them by drug. Without either the third of the lines with
+        the lowest IC50 is sensitive, that with the highest resistant, and the others take no part.
+    method
+        ``"transport"``, ``"coral"``, ``"scale"`` or ``"none"``.
+    response
+        Column of obs with the truth (sensitive or resistant, 1 or 0), for the scores only.
+    by
+        Column of obs, such as donor: its groups are drawn whole by the bootstrap.
+    random_weights
+        Also with the same network with random weights.
+    seed
+        Of everything.
+    genes, reading
+        How files are read: fields of :class:`~cellfm_torch.data.options.ReadOptions`, and ``token_budget``.
+
+    Raises
+    ------
+    UserError
+        If a table cannot be used, the drug is unknown, or there are too few sensitive or resistant lines.
+
+    Examples
+    --------
+    >>> found = single_cell_response("c.h5ad", "lines.csv", "GDSC_IC50.csv", "models/80m", drug="Etoposide")
+    ... # doctest: +SKIP
+    """
+    if method not in METHODS:
+        raise UserError(f"method={method}: choose {', '.join(METHODS)}{nearest(method, METHODS)}")
+    tell = say or (lambda line: None)
+    network: Any = load_model(Path(model).expanduser()) if isinstance(model, str | Path) else model
+    network = network if device is None else network.to(device)
+    named = {} if genes is None else {"genes": genes}
+    joined = read_responses(
+        expression, ic50, network.input_spec, drugs=drugs, annotation=annotation, values=values, unit=unit, **named
+    )
+    rows, sensitive, note = response_labels(joined, drug, threshold, thresholds)
+    asked = CellSet.read(cells, network.input_spec, **named, **reading)
+    counted = np.flatnonzero(asked.lengths > 0)
+    if not len(counted):
+        raise UserError(f"{asked.cells.reports[0].file}: no cell has counts in the model's genes")
+    truth = None if response is None else true_labels(asked, response)[counted]
+    groups = None if by is None else asked.column(by, option="by").astype(str).to_numpy()[counted]
+    notes = (*joined.notes, note)
+    for line in notes:
+        tell(line)
+    tell(f"embedding {len(joined.cells):,} lines and {len(asked):,} cells")
+    known = rows, sensitive
+    ours = f"model, {method}"
+    sides = _embedded(network, joined, asked, counted)
+    answers = {ours: _learned(*sides, *known, method, seed)}
+    if truth is not None:
+        if method != "none":
+            answers[UNADAPTED] = _learned(*sides, *known, "none", seed)
+        answers[GENES] = _by_genes(joined, asked, counted, *known, seed)
+        if random_weights:
+            tell("the same with random weights")
+            sides = _embedded(untrained(network, seed=seed), joined, asked, counted)
+            answers[RANDOM] = _learned(*sides, *known, method, seed)
+    table = None if truth is None else _scored(truth, answers, ours, groups, seed)
+    return CellResponse(_annotated(cells, asked, counted, answers[ours]), drug, ours, table, notes)
+
+
+def _embedded(network: Any, joined: Responses, cells: CellSet, counted: Rows) -> tuple[Floats, Floats]:
+    embeddings = Embeddings(network)
+    lines = embeddings.of(joined.cells)[joined.rows]
+    return lines.astype(np.float64), embeddings.of(cells)[counted].astype(np.float64)
+
+
+def _learned(lines: Floats, cells: Floats, rows: Rows, sensitive: NDArray[np.bool_], method: str, seed: int) -> Floats:
+    """Return the probability of each cell to be sensitive; all lines are aligned, the labelled ones are learned."""
+    x, y = METHODS["scale" if method in IN_COMPONENTS else method](lines, cells, seed)
+    if method in IN_COMPONENTS:
+        share = np.sqrt(len(y) / len(x))  # so that lines weigh as much as cells
+        space = fitted_pca(np.concatenate([x * share, y]).astype(np.float32), components=COMPONENTS, seed=seed)
+        x, y = METHODS[method](x @ space.components_.T, y @ space.components_.T, seed)
+    return _logistic(x[rows], y, sensitive, seed)
+
+
+def _by_genes(
+    joined: Responses, cells: CellSet, counted: Rows, rows: Rows, sensitive: NDArray[np.bool_], seed: int
+) -> Floats:
+    a, b = log_normalised(joined.cells.counts)[joined.rows[rows]], log_normalised(cells.counts)[counted]
+    shared = np.flatnonzero((a.getnnz(0) > 0) & (b.getnnz(0) > 0))
+    if not len(shared):
+        raise UserError("lines and cells express no gene in common")
+    a, b = a[:, shared], b[:, shared]
+    most = variable_genes(a)
+    x, y = (np.asarray(side[:, most].todense(), dtype=np.float64) for side in (a, b))
+    return _logistic(*unaligned(x, y), sensitive, seed)
+
+
+def _logistic(x: Floats, y: Floats, sensitive: NDArray[np.bool_], seed: int) -> Floats:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    folds = StratifiedKFold(min(5, int(sensitive.sum()), int((~sensitive).sum())), shuffle=True, random_state=seed)
+    made = [LogisticRegression(C=c, class_weight="balanced", max_iter=2000) for c in PENALTIES]
+    found = [cross_val_score(one, x, sensitive, cv=folds, scoring="roc_auc").mean() for one in made]
+    best = made[int(np.argmax(found))].fit(x, sensitive)
+    return np.asarray(best.predict_proba(y)[:, 1], dtype=np.float64)
+
+
+def _scored(
+    truth: NDArray[np.object_], answers: dict[str, Floats], ours: str, groups: NDArray[Any] | None, seed: int
+) -> pd.DataFrame:
+    known = np.array([value is not None for value in truth])
+    return bootstrapped(
+        truth[known].astype(bool),
+        {name: score[known] for name, score in answers.items()},
+        ours=ours,
+        groups=None if groups is None else groups[known],
+        seed=seed,
+    )
+
+
+def _annotated(given: Any, cells: CellSet, counted: NDArray[np.int64], score: Floats) -> anndata.AnnData:
+    """Return the cells as they came, with the columns; over the model's genes where the file was no h5ad."""
+    if isinstance(given, anndata.AnnData):
+        adata = given.copy()
+    elif str(given).endswith(".h5ad"):
+        adata = anndata.read_h5ad(Path(given).expanduser())
+    else:
+        adata = anndata.AnnData(
+            sp.csr_matrix(cells.counts), cells.obs, pd.DataFrame(index=list(cells.spec.genes or ()))
+        )
+    probability = np.full(len(cells), np.nan)
+    probability[counted] = score
+    label = np.full(len(cells), None, dtype=object)
+    label[counted] = np.where(score > 0.5, "sensitive", "resistant")
+    adata.obs[PROBABILITY], adata.obs[LABEL] = probability, pd.Categorical(label, ["resistant", "sensitive"])
+    return adata

@@ -111,7 +111,7 @@ def _table(summary: Any) -> Any:
     """Return the summary for people: mean, and standard deviation over seeds."""
     from rich.table import Table
 
-    columns = {"pearson": "Pearson", "rmse": "RMSE", "pearson_drug": "in a drug: r", "rmse_drug": "RMSE"}  # 80 columns
+    columns = {"pearson": "Pearson", "rmse": "RMSE", "pearson_drug": "r per drug", "rmse_drug": "RMSE per drug"}
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     for heading in columns.values():

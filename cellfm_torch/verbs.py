@@ -214,7 +214,11 @@ DRUG_VERBS = {
             Option("--drugs", "drugs={}", "table of drugs with drug_id, Name, PubCHEM"),
             Option("--annotation", "annotation={}", "table of lines with their names (depMapID, COSMIC_ID)"),
             Option("--thresholds", "thresholds={}", "ln(uM) below which lines are sensitive, by drug"),
-            Option("--method", "method={}", "transport (the default), coral, scale, none"),
+            Option(
+                "--method",
+                "method={}",
+                "how lines are brought to the cells: coral (the default), transport, scale, none",
+            ),
             Option("--response", "response={}", "column of obs with the truth, for the scores"),
             Option("--results", "results={}", "folder (default: runs/drug_cells)"),
             Option("--overwrite", "overwrite=true", "replace results that exist"),

@@ -84,4 +84,4 @@ def _log_sum(x: Floats, axis: int) -> Floats:
     return np.log(np.exp(x - top).sum(axis)) + top.squeeze(axis)
 
 
-METHODS: dict[str, Align] = {"transport": transport, "coral": coral, "scale": own_scale, "none": unaligned}
+METHODS: dict[str, Align] = {"coral": coral, "transport": transport, "scale": own_scale, "none": unaligned}

@@ -120,7 +120,7 @@ def single_cell_response(
         the lowest IC50 is sensitive, that with the highest resistant, and the others take no part.
     method
         How lines are brought to the cells: ``"coral"`` (their covariance becomes the cells', the default),
-        ``"transport"`` (optimal transport; with fewer than some hundred lines it did worse on simulated cells),
+        ``"transport"`` (optimal transport, which told simulated cells less surely by 80 lines),
         ``"scale"`` (either standardised by itself) or ``"none"``.
     response
         Column of obs with the truth (sensitive or resistant, 1 or 0), for the scores only.

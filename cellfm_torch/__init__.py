@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         load_model,
     )
     from cellfm_torch.ops import Layout, RetentionState, retention, retention_map, retention_state
+    from cellfm_torch.perturbation.chem.predictor import ChemicalPerturbation
     from cellfm_torch.perturbation.gene.screen import GenePerturbation
     from cellfm_torch.predict import predict
     from cellfm_torch.report.gather import write_report
@@ -83,6 +84,7 @@ _HOME = {
     "gene_tasks.whatif": ("what_if",),
     "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction", "ScFoundation", "ScFoundationConfig", "load_model"),
     "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
+    "perturbation.chem.predictor": ("ChemicalPerturbation",),
     "perturbation.gene.screen": ("GenePerturbation",),
     "predict": ("predict",),
     "tasks.annotate": ("AnnotateTask",),
@@ -103,6 +105,7 @@ __all__ = [
     "CellDataModule",
     "CellFM",
     "CellFMConfig",
+    "ChemicalPerturbation",
     "EmbeddingWriter",
     "Encoding",
     "GenePerturbation",

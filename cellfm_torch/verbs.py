@@ -154,6 +154,40 @@ GENE_VERBS = {
     ),
 }
 
+CHEM_VERBS = {
+    "train": Verb(
+        "cellfm_torch.commands.chem_train",
+        "learn where compounds move cells; held-out conditions scored beside baselines -> predictor, tables, a page",
+        (
+            Option("--model", "model_folder={}", "model folder"),
+            Option("--drug", "drug={}", "column of obs with compounds (default: drug, compound, perturbation ...)"),
+            Option("--dose", "dose={}", "column of obs with doses (default: dose or dose_value, where it is there)"),
+            Option("--smiles", "smiles={}", "column of obs with SMILES, or a csv with columns drug,smiles; none: not"),
+            Option("--by", "by={}", "column of obs with contexts, such as cell_line: controls are of the same"),
+            Option("--control", "control={}", "value of the column of compounds that is control"),
+            Option("--split", "split={}", "what is held out and scored: compound (the default), dose, context, none"),
+            Option("--results", "results={}", "folder (default: runs/chem)"),
+            Option("--overwrite", "overwrite=true", "replace results that exist"),
+        ),
+        "cellfm chem train cells.h5ad --model models/80m --drug drug --dose dose --smiles smiles --split compound",
+        words=("cells", "CELLS"),
+    ),
+    "predict": Verb(
+        "cellfm_torch.commands.chem_predict",
+        "control cells as they would be under a compound -> h5ad with predicted embeddings and marker genes",
+        (
+            Option("--predictor", "predictor={}", "what cellfm chem train has left: runs/chem/predictor"),
+            Option("--cells", "cells={}", "file of control cells; of a file with treated ones too, its control cells"),
+            Option("--drug", "drug={}", "compound, by its name in training, or any name with --smiles"),
+            Option("--smiles", "smiles={}", "SMILES of a compound that was not in training"),
+            Option("--dose", "dose={}", "in the unit of the training cells"),
+            Option("--output", "output={}", "h5ad to write (default: CELLS_predicted.h5ad in this folder)"),
+            Option("--overwrite", "overwrite=true", "replace the output where it exists"),
+        ),
+        "cellfm chem predict --predictor runs/chem/predictor --cells ctrl.h5ad --drug vorinostat --dose 1.0",
+    ),
+}
+
 PERTURB_VERBS = {
     "train": Verb(
         "cellfm_torch.commands.perturb_train",
@@ -314,6 +348,7 @@ VERBS: dict[str, Verb | Group] = {
         "cellfm store info cells.store",
     ),
     "genes": Group("what the model knows about genes; tables of gene names", GENE_VERBS),
+    "chem": Group("where compounds move cells", CHEM_VERBS),
     "perturb": Group("what perturbed genes do to cells: learn it, predict it, search it", PERTURB_VERBS),
     "convert": Verb(
         "cellfm_torch.convert.command",

@@ -79,15 +79,18 @@ class PerturbTask(pl.LightningModule):
     best: dict[str, Tensor] | None
     """Trained weights at the smallest validation loss so far."""
 
+    best_epochs: int | None
+    """After how many epochs that was; 0: before training."""
+
     def __init__(
         self, network: nn.Module, head: PerturbationHead, *, recipe: Recipe | None = None, forget: float = 0.5
     ) -> None:
         super().__init__()
         self.network = network
         self.head = head
-        self.recipe = recipe or Recipe(lr=1e-3, weight_decay=1e-2)
+        self.recipe = recipe or Recipe(lr=1e-3, weight_decay=1e-5)
         self.forget = forget
-        self.best, self.best_loss = None, float("inf")
+        self.best, self.best_loss, self.best_epochs = None, float("inf"), None
 
     @property
     def frozen(self) -> bool:
@@ -140,6 +143,7 @@ class PerturbTask(pl.LightningModule):
         loss = self.trainer.callback_metrics.get("val_loss")
         if loss is not None and float(loss) < self.best_loss:
             self.best_loss = float(loss)
+            self.best_epochs = 0 if self.trainer.sanity_checking else self.trainer.current_epoch + 1
             self.best = {name: p.detach().clone() for name, p in self.named_parameters() if p.requires_grad}
 
     def on_fit_end(self) -> None:

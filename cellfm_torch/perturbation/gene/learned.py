@@ -34,6 +34,9 @@ METHODS = {
 }
 LEARNING_RATES = {"frozen": 1e-3, "lora": 1e-3, "full": 1e-4}
 EPOCHS = 150
+VALIDATION = {"num_sanity_val_steps": -1}
+"""Before training the head says the common effect, which may be the best there is to say."""
+
 NO_VALIDATION = {"limit_val_batches": 0}
 
 WARMUP = 20
@@ -77,7 +80,7 @@ class LearnOptions:
 
     method: str = "frozen"
     width: int = 64
-    weight_decay: float = 1e-2
+    weight_decay: float = 1e-5
     lora_rank: int = 8
     lr: float | None = None
     measured: bool = True
@@ -181,7 +184,8 @@ def learn(
         )
         task = PerturbTask(backbone, head, recipe=recipe)
         data = PerturbSteps(control, train, val=val, position=position, seed=options.seed)
-        trainer = {"max_epochs": EPOCHS, **({} if val is not None else NO_VALIDATION), **(options.trainer or {})}
+        looking = NO_VALIDATION if val is None else VALIDATION
+        trainer = {"max_epochs": EPOCHS, **looking, **(options.trainer or {})}
         stop = [EarlyStopping("val_loss", patience=PATIENCE)] if val is not None else []
         return fit_in_memory(task, data, **{**trainer, "callbacks": [*stop, *trainer.get("callbacks", [])]})
 

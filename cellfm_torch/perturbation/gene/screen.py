@@ -118,8 +118,8 @@ class GenePerturbation(Predictions):
     @property
     def best_epochs(self) -> int:
         """After how many epochs held-out perturbations were predicted best; without any, how many there were."""
-        history = self.history
-        return int(history["val_loss"].idxmin()) + 1 if "val_loss" in history else len(history)
+        best = self._trained().task.best_epochs
+        return len(self.history) if best is None else best
 
     def train(self, split: Split | None = None, **options: Any) -> GenePerturbation:
         """Learn from the training perturbations of a split, or from all; returns the predictor.

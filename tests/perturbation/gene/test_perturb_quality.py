@@ -1,7 +1,7 @@
 """What must be found where the truth is known: simulated doubles of genes that were seen, some of them interacting.
 
-A network that has learned nothing is enough for these: what is tested is the head. Figures are those of four seeds of
-the simulation, 70 epochs; the margins leave room for other machines' rounding, not for another result.
+A network that has learned nothing is enough for these: what is tested is the head. Figures in the tests are those of
+two seeds of the simulation; the margins leave room for other machines' rounding, not for another result.
 """
 
 from __future__ import annotations
@@ -62,49 +62,50 @@ def screens() -> Iterator[tuple[Planted, Effects, Changes]]:
     yield truth, measured, found
 
 
-def errors(screens: tuple[Planted, Effects, Changes], *, interacting: bool) -> dict[str, float]:
-    """Return the mean squared error of the doubles that interact, or of those that do not."""
-    truth, measured, found = screens
-    rows = [i for i, c in enumerate(measured.conditions) if truth.interacts(c) == interacting]
-    return {name: float(((x - measured.delta)[rows] ** 2).mean()) for name, x in found.items()}
+def rows_of(screens: tuple[Planted, Effects, Changes], *, interacting: bool) -> list[int]:
+    truth, measured, _ = screens
+    return [i for i, c in enumerate(measured.conditions) if truth.interacts(c) == interacting]
 
 
 def test_better_than_trivial_predictions(screens: tuple[Planted, Effects, Changes]) -> None:
-    """Seen: an error of a fifth to a quarter of the training mean's, Pearson 0.92 to 0.94 beside 0.58 to 0.61."""
+    """Seen: a ninth to a seventh of the error of the training mean, Pearson 0.95 to 0.96 beside 0.58 to 0.61."""
     _, measured, found = screens
     error = {name: ((x - measured.delta) ** 2).mean() for name, x in found.items()}
     correlation = {name: pearson(x, measured.delta).mean() for name, x in found.items()}
     for name in ("no change", "training mean"):
-        assert error["model"] < 0.4 * error[name], name
-        assert correlation["model"] > correlation[name] + 0.2, name
-    # And than the additive one, which is hard to beat: 0.41 to 0.46 of its error.
-    assert error["model"] < 0.6 * error["additive"] and correlation["model"] > correlation["additive"] + 0.03
+        assert error["model"] < 0.25 * error[name], name
+        assert correlation["model"] > correlation[name] + 0.25, name
+    # And than the additive one, which is hard to beat: a quarter of its error.
+    assert error["model"] < 0.4 * error["additive"] and correlation["model"] > correlation["additive"] + 0.06
 
 
 def test_interactions_are_found(screens: tuple[Planted, Effects, Changes]) -> None:
-    """On the genes that move only together, the error is 0.20 to 0.23 of the additive baseline's, which cannot know.
+    """On the genes that move only together, the error is 0.01 to 0.03 of the additive baseline's, which cannot know.
 
-    Most of that needs no interaction: in doubles, what the network says of each gene alone takes the place of measured
-    effects that are not sure, and a part of the interaction with it. Without the term the error on all genes of these
-    doubles is 0.14 to 0.17 higher; so it is trained, if slowly (after 250 epochs the error on the genes that move only
-    together is a quarter of that after 70).
+    Without the interaction term the head is an additive model there: its error is 0.97 to 0.99 of the baseline's. A
+    weight decay of 1e-2 kept the term from being learned: the error was then 0.2 of the baseline's, and taking the term
+    away did not change it (what the network says of each gene alone had taken a part of the interaction).
     """
     truth, measured, found = screens
     columns = [truth.genes.index(gene) for gene in measured.genes]
 
     def error(name: str) -> float:
         parts = []
-        for i, condition in enumerate(measured.conditions):
-            together = truth.interaction_lfc(condition)[columns] != 0
+        for i in rows_of(screens, interacting=True):
+            together = truth.interaction_lfc(measured.conditions[i])[columns] != 0
             parts.append((found[name] - measured.delta)[i][together] ** 2)
         return float(np.concatenate(parts).mean())
 
-    assert error("model") < 0.35 * error("additive")
-    of_all = errors(screens, interacting=True)
-    assert of_all["without its interaction"] > 1.05 * of_all["model"]
+    assert error("model") < 0.1 * error("additive")
+    assert error("without its interaction") > 0.7 * error("additive")
 
 
 def test_doubles_that_add_up_are_left_so(screens: tuple[Planted, Effects, Changes]) -> None:
-    """Where nothing interacts the additive baseline is right up to noise; the model had 0.81 to 0.86 of its error."""
-    error = errors(screens, interacting=False)
-    assert error["model"] < 1.1 * error["additive"]
+    """Where nothing interacts the additive baseline is right up to noise; the model has 0.6 of its error.
+
+    It may have less, since it shares the noise of singles among genes; it must not invent interactions.
+    """
+    _, measured, found = screens
+    rows = rows_of(screens, interacting=False)
+    model, additive = (((found[name] - measured.delta)[rows] ** 2).mean() for name in ("model", "additive"))
+    assert model < 0.9 * additive

@@ -84,7 +84,7 @@ def test_interactions_are_found(screens: tuple[Planted, Effects, Changes]) -> No
 
     Without the interaction term the head is an additive model there: its error is 0.97 to 0.99 of the baseline's. A
     weight decay of 1e-2 kept the term from being learned: the error was then 0.2 of the baseline's, and taking the term
-    away did not change it (what the network says of each gene alone had taken a part of the interaction).
+    away hardly changed it (what the network says of each gene alone had taken a part of the interaction).
     """
     truth, measured, found = screens
     columns = [truth.genes.index(gene) for gene in measured.genes]

@@ -43,7 +43,7 @@ def small_file(number: int = 60) -> anndata.AnnData:
 
 
 @functools.cache
-def simulated(cells: int = 120, controls: int = 250) -> anndata.AnnData:
+def simulated(cells: int = 80, controls: int = 200) -> anndata.AnnData:
     """Two families of the simulation at the highest dose, so many cells of each compound."""
     adata = simulated_treatment(seed=0, families=("steroid", "statin"), doses=(10.0,))
     number = adata.obs.groupby("drug", observed=True).cumcount().to_numpy()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anndata
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cellfm_torch.analysis.expression import log_normalised
 from cellfm_torch.data.files import Given, PathLike
@@ -20,13 +21,14 @@ from cellfm_torch.data.labelled import CellSet
 from cellfm_torch.embedding.cell_sets import Embeddings
 from cellfm_torch.errors import UserError
 from cellfm_torch.model.loading import load_model, untrained
+from cellfm_torch.perturbation.chem.assess import assess
 from cellfm_torch.perturbation.chem.cells import Rows, TreatedCells, read_controls, read_treated
 from cellfm_torch.perturbation.chem.compounds import Compounds
-from cellfm_torch.perturbation.chem.evaluate import MODEL, RANDOM, Picture, evaluate_split
+from cellfm_torch.perturbation.chem.evaluate import MODEL
 from cellfm_torch.perturbation.chem.fitted import FitOptions, Fitted, fit
+from cellfm_torch.perturbation.chem.predicted import predicted_cells
 from cellfm_torch.perturbation.chem.result import ChemResult
 from cellfm_torch.perturbation.chem.saved import Saved, read_saved, write_saved
-from cellfm_torch.perturbation.chem.splits import make_splits
 
 if TYPE_CHECKING:
     from cellfm_torch.model.loading import Backbone
@@ -173,43 +175,24 @@ class ChemicalPerturbation:
         UserError
             If there is nothing to hold out, or compounds are told apart by name and one is to be held out.
         """
-        cells, say = self._given(), say or (lambda line: None)
-        if split == "compound" and not self.compounds.by_structure:
-            raise UserError(
-                "split=compound: without SMILES nothing is known of a compound that was never seen: give smiles=COLUMN "
-                "or a csv, or choose split=dose, context or none"
-            )
-        if not seeds:
-            raise UserError("seeds: give at least one")
-        if not 0 < share < 1:
-            raise UserError(f"share={share}: must be between 0 and 1")
-        splits = make_splits(cells, self.compounds, split, seeds, share=share)
-        result = ChemResult(splits, pd.DataFrame(), [], self.left_out)
-        if split == "none":
-            return result
-        expression = log_normalised(cells.cells.counts)
-        scores: list[dict[str, Any]] = []
-        pictures: list[Picture] = []
-        for number, one in enumerate(splits):
-            options = FitOptions(components, markers, hidden, lr, one.seed, trainer)
-            for name in (MODEL, RANDOM) if random_weights else (MODEL,):
-                say(f"split {number + 1} of {len(splits)}: {one.held_out} held out, seed {one.seed}, {name}")
-                network = self._embeddings if name == MODEL else self._random(one.seed)
-                fold = evaluate_split(
-                    one,
-                    cells,
-                    network.of(cells.cells),
-                    expression,
-                    self.compounds,
-                    options,
-                    network=name,
-                    least_cells=least_cells,
-                )
-                scores += fold.scores
-                if name == MODEL and one.seed == splits[0].seed:
-                    pictures += fold.pictures
-        result.scores, result.pictures = pd.DataFrame(scores), pictures
-        return result
+
+        def embeddings(network: str, seed: int) -> NDArray[np.float32]:
+            return (self._embeddings if network == MODEL else self._random(seed)).of(self._given().cells)
+
+        found = assess(
+            self._given(),
+            self.compounds,
+            embeddings,
+            lambda seed: FitOptions(components, markers, hidden, lr, seed, trainer),
+            split=split,
+            seeds=seeds,
+            share=share,
+            least_cells=least_cells,
+            random_weights=random_weights,
+            say=say or (lambda line: None),
+        )
+        found.left_out = self.left_out
+        return found
 
     def predict(
         self,
@@ -248,26 +231,17 @@ class ChemicalPerturbation:
         value = self._dose(dose, drug)
         feature = self.compounds.feature(drug, smiles)
         start, rows = self._start(cells)
-        embedded = self._embeddings.of(start)[rows]
-        x = fitted.space.coordinates(embedded)
-        own = np.asarray(log_normalised(start.counts[rows])[:, fitted.genes].todense(), dtype=np.float64)
-        obs = start.obs.iloc[rows].copy()
-        by = self.columns.by
-        groups = obs[by].astype(str).to_numpy() if by in obs else np.full(len(rows), "")
-        steps, change = np.zeros_like(x), np.zeros_like(own)
-        for group in sorted(set(groups)):
-            there = groups == group
-            steps[there], change[there] = fitted.predict(x[there], feature, value)
-        obs["drug"], obs["dose"], obs["smiles"] = drug, value, smiles or self.compounds.smiles.get(drug, "")
-        genes = self.network.input_spec.genes
-        var = pd.DataFrame({"change": change.mean(0)}, index=[genes[i] for i in fitted.genes])
-        found = anndata.AnnData(np.maximum(own + change, 0).astype(np.float32), obs=obs, var=var)
-        found.layers["control"] = own.astype(np.float32)
-        found.obsm["X_cellfm"] = fitted.space.moved(embedded, steps).astype(np.float32)
-        found.obsm["X_cellfm_control"] = embedded
-        seen = sorted({float(d * fitted.middle) for d in fitted.shift.seen.doses})
-        found.uns["cellfm_chem"] = {"drug": drug, "dose": value, "unit": self.columns.unit, "doses_seen": seen}
-        return found
+        return predicted_cells(
+            fitted,
+            start,
+            rows,
+            self._embeddings.of(start)[rows],
+            self.columns,
+            drug=drug,
+            dose=value,
+            smiles=smiles or self.compounds.smiles.get(drug, ""),
+            feature=feature,
+        )
 
     def save(self, folder: PathLike, *, overwrite: bool = False, include_model: bool = False) -> None:
         """Write what was learned: arrays and weights as safetensors, everything else as JSON; nothing is pickled.

@@ -94,10 +94,10 @@ def read_saved(folder: PathLike, *, model: PathLike | None = None) -> tuple[Back
     network, path = kept_backbone(folder, of_model, moved=model)
     try:
         columns = Columns(**about["columns"] | {"control": tuple(about["columns"]["control"])})
-        fitted = _fitted(folder, about)
+        fitted, reading = _fitted(folder, about), dict(about["reading"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as problem:
         raise UserError(f"{folder}: is damaged ({' '.join(str(problem).split())}): save the predictor again") from None
-    return network, Saved(columns, fitted, path, about["reading"])
+    return network, Saved(columns, fitted, path, reading)
 
 
 def _arrays(fitted: Fitted) -> dict[str, NDArray[Any]]:
@@ -125,9 +125,9 @@ def _fitted(folder: Path, about: dict[str, Any]) -> Fitted:
     flow.load_state_dict(load_file(folder / FLOW))
     features = dict(zip(about["compounds"], arrays["compounds"], strict=True))
     return Fitted(
-        Space(arrays["space.mean"], arrays["space.scale"], arrays["space.axes"], about["unit"]),
-        Compounds(features, about["smiles"]),
-        about["middle_dose"],
+        Space(arrays["space.mean"], arrays["space.scale"], arrays["space.axes"], float(about["unit"])),
+        Compounds(features, dict(about["smiles"])),
+        float(about["middle_dose"]),
         Shift(seen, arrays["shift"], **about["shift"]),
         Shift(seen, arrays["expression"], **about["expression"]),
         flow.eval(),

@@ -157,6 +157,14 @@ def test_saved_and_read_back(trained: ChemicalPerturbation, tmp_path: Path, fold
     network("scfoundation").save_pretrained(other)
     with pytest.raises(UserError, match="is not the model that .* was trained with"):
         ChemicalPerturbation.load(tmp_path / "saved", model=other)
+    described = tmp_path / "saved" / "chem.json"
+    about = json.loads(described.read_text())
+    for name in about:
+        for damage in ({}, {name: "x"}):
+            described.write_text(json.dumps({k: v for k, v in about.items() if k != name} | damage))
+            with pytest.raises(UserError, match="is damaged|has format x"):
+                ChemicalPerturbation.load(tmp_path / "saved")
+    described.write_text(json.dumps(about))
     arrays = tmp_path / "saved" / "arrays.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:200])
     with pytest.raises(UserError, match="is damaged .* save the predictor again"):

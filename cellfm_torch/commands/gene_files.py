@@ -11,6 +11,10 @@ from cellfm_torch.errors import UserError
 from cellfm_torch.files import write_text, written_beside
 
 
+LISTS = (".txt", ".csv", ".tsv", ".list")
+"""Ends of names of files with a gene a line; RP11-34P13.7 is a gene."""
+
+
 def listed(given: Any) -> list[Any]:
     """Return the parts of an option that takes several: a list, one thing, or words with commas between them.
 
@@ -83,7 +87,7 @@ def gene_names(given: Any) -> list[str] | None:
         return [str(name) for name in given]
     path = Path(given).expanduser()
     if not path.is_file():
-        if path.suffix or "/" in given:
+        if path.suffix in LISTS or "/" in given:
             raise UserError(f"{path}: no such list of genes")
         return [name.strip() for name in given.strip("[]").split(",") if name.strip()]
     names = path.read_text(encoding="utf-8").split()

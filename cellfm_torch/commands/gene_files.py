@@ -10,7 +10,6 @@ from cellfm_torch import __version__
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import write_text, written_beside
 
-
 LISTS = (".txt", ".csv", ".tsv", ".list")
 """Ends of names of files with a gene a line; RP11-34P13.7 is a gene."""
 

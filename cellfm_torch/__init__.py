@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cellfm_torch.data.genes import GeneVocab
     from cellfm_torch.data.module import CellDataModule
     from cellfm_torch.embedding import embed
+    from cellfm_torch.enhance import enhance
     from cellfm_torch.errors import UserError
     from cellfm_torch.gene_tasks.embeddings import gene_embeddings
     from cellfm_torch.gene_tasks.function import gene_function
@@ -75,6 +76,7 @@ _HOME = {
     "data.genes": ("GeneVocab",),
     "data.module": ("CellDataModule",),
     "embedding": ("embed",),
+    "enhance": ("enhance",),
     "errors": ("UserError",),
     "gene_tasks.embeddings": ("gene_embeddings",),
     "gene_tasks.function": ("gene_function",),
@@ -128,6 +130,7 @@ __all__ = [
     "UserError",
     "compare",
     "embed",
+    "enhance",
     "gene_embeddings",
     "gene_function",
     "gene_modules",

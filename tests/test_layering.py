@@ -41,6 +41,7 @@ ROOMS = {
     "embedding": ("embedding",),
     "gene_tasks": ("gene_tasks",),
     "perturbation": ("perturbation",),
+    "enhance": ("enhance",),
     "public": ("__init__",),
 }
 MAY_IMPORT = {
@@ -74,6 +75,7 @@ MAY_IMPORT = {
         "perturbation",
         "public",
     },
+    "enhance": {"base", "data", "model", "embedding", "analysis", "enhance", "public"},
     "public": {
         "base",
         "data",
@@ -86,6 +88,7 @@ MAY_IMPORT = {
         "annotation",
         "gene_tasks",
         "perturbation",
+        "enhance",
         "analysis",
         "report",
         "public",

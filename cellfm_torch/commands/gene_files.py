@@ -39,6 +39,25 @@ def whole_numbers(given: Any, option: str) -> list[int]:
     return [int(value) for value in found]
 
 
+def shares_of(given: Any, option: str) -> list[float]:
+    """Return the shares of an option that takes several.
+
+    Raises
+    ------
+    UserError
+        If one is no number above 0 and at most 1.
+    """
+    found = listed(given)
+    for value in found:
+        try:
+            share = float(value)
+        except (TypeError, ValueError):
+            share = -1.0
+        if isinstance(value, bool) or not 0 < share <= 1:
+            raise UserError(f"{option}={value}: must be a share above 0 and at most 1, or several: {option}=[0.05,0.1]")
+    return [float(value) for value in found]
+
+
 def new_file(given: str | None, default: str, suffix: str, option: str, *, overwrite: bool) -> Path:
     """Return the file to write.
 

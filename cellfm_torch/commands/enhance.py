@@ -13,13 +13,11 @@ from cellfm_torch.commands import hydra_app
 COLUMNS = {
     "pearson": "Pearson",
     "pearson_expressed": "expr.",
-    "gene_pearson": "by gene",
-    "mae": "MAE",
-    "mae_expressed": "expr.",
+    "gene_pearson": "gene",
+    "mae_expressed": "MAE",
     "mre_expressed": "MRE",
     "nmi": "NMI",
     "ari": "ARI",
-    "silhouette": "silh.",
 }
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cellfm_torch.drug.bulk import drug_response
     from cellfm_torch.drug.cells import single_cell_response
     from cellfm_torch.embedding import embed
+    from cellfm_torch.enhance import enhance
     from cellfm_torch.errors import UserError
     from cellfm_torch.gene_tasks.embeddings import gene_embeddings
     from cellfm_torch.gene_tasks.function import gene_function
@@ -79,6 +80,7 @@ _HOME = {
     "drug.bulk": ("drug_response",),
     "drug.cells": ("single_cell_response",),
     "embedding": ("embed",),
+    "enhance": ("enhance",),
     "errors": ("UserError",),
     "gene_tasks.embeddings": ("gene_embeddings",),
     "gene_tasks.function": ("gene_function",),
@@ -133,6 +135,7 @@ __all__ = [
     "compare",
     "drug_response",
     "embed",
+    "enhance",
     "gene_embeddings",
     "gene_function",
     "gene_modules",

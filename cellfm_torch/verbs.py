@@ -343,6 +343,22 @@ VERBS: dict[str, Verb | Group] = {
     "chem": Group("where compounds move cells", CHEM_VERBS),
     "drug": Group("how cell lines and single cells respond to drugs", DRUG_VERBS),
     "perturb": Group("what perturbed genes do to cells: learn it, predict it, search it", PERTURB_VERBS),
+    "enhance": Verb(
+        "cellfm_torch.commands.enhance",
+        "expression expected at another read depth -> a layer; scored by downsampling where asked for",
+        (
+            Option("--model", "model_folder={}", "model folder that reads depths"),
+            Option("--target-depth", "target_depth={}", "counts of a cell, such as 10000, or a rule: f10, ten times"),
+            Option("--output", "output={}", "h5ad to write (default: CELLS_enhanced.h5ad in this folder)"),
+            Option("--genes", "gene_list={}", "measured (the default), all of the model's, A,B or a file"),
+            Option("--downsample", "downsample={}", "shares of the counts to score with, such as [0.05,0.1]"),
+            Option("--label", "label={}", "column of obs with cell types, for scores of clusters"),
+            Option("--results", "results={}", "folder of scores (default: runs/enhance)"),
+            Option("--overwrite", "overwrite=true", "replace output and results that exist"),
+        ),
+        "cellfm enhance cells.h5ad --model models/scfoundation-cell --target-depth 10000",
+        words=("cells", "CELLS"),
+    ),
     "convert": Verb(
         "cellfm_torch.convert.command",
         "published checkpoint (CellFM of MindSpore, scFoundation) -> model folder",

@@ -43,6 +43,7 @@ ROOMS = {
     "gene_tasks": ("gene_tasks",),
     "perturbation": ("perturbation",),
     "drug": ("drug",),
+    "enhance": ("enhance",),
     "public": ("__init__",),
 }
 MAY_IMPORT = {
@@ -77,6 +78,7 @@ MAY_IMPORT = {
         "public",
     },
     "drug": {"base", "data", "model", "tasks", "embedding", "analysis", "drug", "public"},
+    "enhance": {"base", "data", "model", "embedding", "analysis", "enhance", "public"},
     "public": {
         "base",
         "data",
@@ -90,6 +92,7 @@ MAY_IMPORT = {
         "gene_tasks",
         "perturbation",
         "drug",
+        "enhance",
         "analysis",
         "report",
         "public",

@@ -10,6 +10,9 @@ from cellfm_torch import __version__
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import write_text, written_beside
 
+LISTS = (".txt", ".csv", ".tsv", ".list")
+"""Ends of names of files with a gene a line; RP11-34P13.7 is a gene."""
+
 
 def listed(given: Any) -> list[Any]:
     """Return the parts of an option that takes several: a list, one thing, or words with commas between them.
@@ -34,6 +37,25 @@ def whole_numbers(given: Any, option: str) -> list[int]:
         if isinstance(value, bool) or not (isinstance(value, int) or str(value).isdigit()) or int(value) < 0:
             raise UserError(f"{option}={value}: must be a whole number, not negative, or several: {option}=[0,1,2]")
     return [int(value) for value in found]
+
+
+def shares_of(given: Any, option: str) -> list[float]:
+    """Return the shares of an option that takes several.
+
+    Raises
+    ------
+    UserError
+        If one is no number above 0 and at most 1.
+    """
+    found = listed(given)
+    for value in found:
+        try:
+            share = float(value)
+        except (TypeError, ValueError):
+            share = -1.0
+        if isinstance(value, bool) or not 0 < share <= 1:
+            raise UserError(f"{option}={value}: must be a share above 0 and at most 1, or several: {option}=[0.05,0.1]")
+    return [float(value) for value in found]
 
 
 def new_file(given: str | None, default: str, suffix: str, option: str, *, overwrite: bool) -> Path:
@@ -83,7 +105,7 @@ def gene_names(given: Any) -> list[str] | None:
         return [str(name) for name in given]
     path = Path(given).expanduser()
     if not path.is_file():
-        if path.suffix or "/" in given:
+        if path.suffix in LISTS or "/" in given:
             raise UserError(f"{path}: no such list of genes")
         return [name.strip() for name in given.strip("[]").split(",") if name.strip()]
     names = path.read_text(encoding="utf-8").split()

@@ -31,6 +31,7 @@ def run(cfg: Any) -> int:
 
     from cellfm_torch.commands.gene_files import results_folder, whole_numbers, write_settings
     from cellfm_torch.data.files import one_file
+    from cellfm_torch.errors import UserError
     from cellfm_torch.job_folder import open_job
     from cellfm_torch.perturbation.gene.evaluate import chosen_baselines, evaluate
     from cellfm_torch.perturbation.gene.learned import METHODS, LearnOptions
@@ -90,6 +91,10 @@ def run(cfg: Any) -> int:
     except KeyboardInterrupt:
         print(f"interrupted: what is done is kept in {keep}; the same command goes on", file=sys.stderr)
         return 130
+    except UserError:
+        if not any(keep.glob("*.npz")):  # what cannot be done at all leaves nothing behind
+            shutil.rmtree(keep)
+        raise
     write_settings(settings | {"left_out": cells.said}, results)
     shutil.rmtree(keep, ignore_errors=True)
     say(f"results: {results}")

@@ -19,6 +19,7 @@ from cellfm_torch.data.vocab import bundled_symbols
 from cellfm_torch.model.checkpoint import load_folder, save_folder
 from cellfm_torch.model.config import CellFMConfig
 from cellfm_torch.model.embedder import CellEmbedder
+from cellfm_torch.model.expected import expected_expression
 from cellfm_torch.model.heads import CellDecoder, GeneDecoder, ScalarEncoder
 from cellfm_torch.model.layers import RetentionLayer
 from cellfm_torch.model.outputs import Encoding, Prediction
@@ -228,9 +229,13 @@ class CellFM(nn.Module):
     def outputs(self) -> dict[str, Callable[[CellBatch], Tensor]]:
         """Return functions from batches to what the network gives for each cell, (B, D) each. No gradients.
 
-        ``"cell"`` is the cls token; for the others see :meth:`~cellfm_torch.model.pooled.Pooled.outputs`.
+        ``"cell"`` is the cls token; for the others see :meth:`~cellfm_torch.model.pooled.Pooled.outputs`. Networks with
+        ``zeros`` also have ``"expression"`` (B, G), see :func:`~cellfm_torch.model.expected.expected_expression`.
         """
-        return {"cell": self.embedder(), **Pooled(self).outputs()}
+        found: dict[str, Callable[[CellBatch], Tensor]] = {"cell": self.embedder(), **Pooled(self).outputs()}
+        if self.config.decoders and self.config.zeros:
+            found["expression"] = lambda batch: expected_expression(self, batch)
+        return found
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and genes.txt, each beside and renamed.

@@ -44,3 +44,12 @@ def test_results_are_not_replaced(tmp_path: Path) -> None:
         results_folder(str(tmp_path), overwrite=False)
     with pytest.raises(UserError, match="is a file"):
         results_folder(str(tmp_path / "settings.json"), overwrite=True)
+
+
+def test_a_gene_with_a_dot_is_no_file() -> None:
+    """Clones have names such as RP11-34P13.7; a list of genes ends as lists do."""
+    from cellfm_torch.commands.gene_files import gene_names
+
+    assert gene_names("RP11-34P13.7,KLF1") == ["RP11-34P13.7", "KLF1"]
+    with pytest.raises(UserError, match=r"nowhere.txt: no such list of genes"):
+        gene_names("nowhere.txt")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from made_up import make_model
 
-from cellfm_torch import GenePerturbation, cli
+from cellfm_torch import GenePerturbation, ScFoundation, ScFoundationConfig, cli
 from cellfm_torch.paths import CROPSEQ
 from cellfm_torch.perturbation.gene import evaluate
 from cellfm_torch.perturbation.gene.evaluate import BASELINES
@@ -304,3 +304,15 @@ def test_predicted_from_a_file_of_another_study(
     one, other = (anndata.read_h5ad(tmp_path / f"{name}_out.h5ad") for name in ("control", "study"))
     np.testing.assert_array_equal(one.X, other.X)
     assert "perturbed.h5ad: obs['condition'] has no control cells" in failed(results["perturbed"], capsys)
+
+
+def test_what_cannot_be_done_leaves_nothing(places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistake that shows when training begins does not stand in the way of the next try."""
+    genes = list(anndata.read_h5ad(CROPSEQ).var_names)
+    config = ScFoundationConfig.preset("scfoundation-tiny", num_genes=len(genes))
+    ScFoundation(config, genes=genes).save_pretrained(tmp_path / "model")
+    command = typed(places, tmp_path / "results", f"model_folder={tmp_path / 'model'}", "baselines=none", "final=false")
+    assert "takes no adapters: choose method=frozen" in failed([*command, "--method", "lora"], capsys)
+    assert not list((tmp_path / "results").iterdir())
+    assert cli.main(command) == 0
+    assert set(pd.read_csv(tmp_path / "results" / "scores.csv")["model"]) == {"ScFoundation"}

@@ -61,7 +61,8 @@ class ControlCells:
         parts = []
         for cells in shown([*torch.arange(len(self)).split(CELLS)], "encoding control cells"):
             found: Encoding = network.encode(self.batch.take(cells).to(device))  # type: ignore[operator]
-            parts.append([x.cpu() for x in (found.cell, found.genes, found.prefix, found.gene_embedding)])
+            # The embedding that went in is as large as all else, and no head of perturbations reads it.
+            parts.append([x.cpu() for x in (found.cell, found.genes, found.prefix, found.gene_embedding[:0])])
         return Encoding(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
     def take(self, cells: Tensor) -> tuple[CellBatch, Encoding | None]:
@@ -71,7 +72,7 @@ class ControlCells:
             return batch, None
         rows = self.batch.token_rows(cells)
         known = self.encoding
-        return batch, Encoding(known.cell[cells], known.genes[rows], known.prefix[cells], known.gene_embedding[rows])
+        return batch, Encoding(known.cell[cells], known.genes[rows], known.prefix[cells], known.gene_embedding)
 
     def parts(self) -> Iterator[tuple[CellBatch, Encoding | None]]:
         """Yield all cells, a few at a time."""

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from cellfm_torch import CellFM
+from cellfm_torch import CellFM, GenePerturbation, cli
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.errors import UserError
 from cellfm_torch.perturbation.gene.cells import PerturbedCells
@@ -282,3 +282,34 @@ def test_other_columns(real_cells: anndata.AnnData, network: CellFM, column: str
     cells = PerturbedCells.read(adata, network.input_spec)
     assert cells.column == column and cells.source == "AnnData" and not cells.said
     assert cells.conditions == tuple((gene,) for gene in sorted(genes)) and len(cells.control) == 10
+
+
+@pytest.mark.parametrize(
+    ("study", "options"),
+    [
+        ("gears", ["data.layer=counts", "genes.column=gene_name"]),
+        ("scperturb", ["control='62(mod)_pBA581'"]),  # as typed in a shell: "control='62(mod)_pBA581'"
+    ],
+)
+def test_published_layouts_as_typed(
+    study: str, options: list[str], real_cells: anndata.AnnData, network: CellFM, tmp_path: Path
+) -> None:
+    path = tmp_path / "cells.h5ad"
+    if study == "gears":
+        expected = len(gears_file(real_cells, path, study="norman", doubles=True)) - 1
+    else:
+        genes = [str(name) for name in real_cells.var_names[:9:3]]
+        scperturb_file(real_cells, path, ["62(mod)_pBA581", *(f"{gene}_pDS269" for gene in genes)], [0, 1, 1, 1])
+        expected = 3
+    network.save_pretrained(tmp_path / "model")
+    few = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "split=none", "control_cells=4"]
+    given = ["perturb", "train", str(path), "--model", str(tmp_path / "model"), "--results", str(tmp_path / "results")]
+    assert cli.main([*given, *few, *options]) == 0
+    predictor = tmp_path / "results" / "predictor"
+    loaded = GenePerturbation.load(predictor)
+    assert loaded.saved is not None and len(loaded.saved.trained) == expected
+    # The same file later: its control cells alone, by the same options of reading.
+    gene, output = loaded.saved.genes[0], tmp_path / "out.h5ad"
+    asked = ["perturb", "predict", "--genes", gene, "--cells", str(path), "--predictor", str(predictor)]
+    assert cli.main([*asked, "--single-cells", "--output", str(output), "accelerator=cpu"]) == 0
+    assert anndata.read_h5ad(output).n_obs == (20 if study == "gears" else 10)

@@ -61,10 +61,14 @@ def test_test_perturbations_reach_neither_weights_nor_predictions(
     screen, weights = learned(screen_cells, network, split, method)
     bad = poisoned(screen_cells, rows_of(screen, split.test))
     other, other_weights = learned(bad, network, split, method)
-    assert weights.keys() == other_weights.keys() and screen.history.equals(other.history)
-    assert [name for name, x in weights.items() if not torch.equal(x, other_weights[name])] == []
+    # Equal but for rounding: the same sums may be taken in another order where memory happens to lie otherwise. The
+    # same poison in a training condition moves weights by more than a thousand times as much, see below.
+    assert weights.keys() == other_weights.keys()
+    np.testing.assert_allclose(screen.history, other.history, rtol=1e-5)
+    for name, x in weights.items():
+        torch.testing.assert_close(x, other_weights[name], rtol=1e-5, atol=1e-6, msg=name)
     conditions = (*split.test, *split.val, *split.train)
-    assert (screen.changes(conditions) == other.changes(conditions)).all()
+    np.testing.assert_allclose(screen.changes(conditions), other.changes(conditions), rtol=1e-5, atol=1e-6)
     # The poison is there: what was measured of the test conditions is another.
     assert screen.screen is not None and other.screen is not None
     before, after = (x.screen.effects(x.readout, split.test).delta for x in (screen, other))
@@ -80,11 +84,11 @@ def test_the_same_poison_in_other_parts_is_seen(
     bad = poisoned(screen_cells, rows_of(screen, getattr(split, part)))
     other, other_weights = learned(bad, network, split, "frozen")
     if part == "train":
-        assert not torch.equal(weights["head.measured"], other_weights["head.measured"])
-        assert not torch.equal(weights["head.direction.weight"], other_weights["head.direction.weight"])
+        for name in ("head.measured", "head.direction.weight"):
+            assert (weights[name] - other_weights[name]).abs().max() > 1e-2
     else:
-        assert (screen.history["val_loss"] != other.history["val_loss"]).all()
-        assert (screen.history["train_loss"] == other.history["train_loss"]).all()
+        assert (np.abs(screen.history["val_loss"] / other.history["val_loss"] - 1) > 0.01).all()
+        np.testing.assert_allclose(screen.history["train_loss"], other.history["train_loss"], rtol=1e-5)
 
 
 def test_baselines_see_training_alone(screen_cells: anndata.AnnData, network: CellFM, split: Split) -> None:

@@ -61,13 +61,13 @@ def cell_eval_scores(
     UserError
         If cell-eval is not installed, or the two do not have the same genes and conditions.
     """
+    ours, theirs = _prepared(predicted, column), _prepared(real, column)
+    _check_pair(ours, theirs, column, control)
     try:
         with _quiet():
             from cell_eval import MetricsEvaluator
     except ImportError:
         raise UserError("cell-eval is not installed: pip install 'cellfm_torch[perturb]' or do without it") from None
-    ours, theirs = _prepared(predicted, column), _prepared(real, column)
-    _check_pair(ours, theirs, column, control)
     options: dict[str, Any] = {
         "control_pert": control,
         "pert_col": column,

@@ -124,7 +124,7 @@ CHEM_VERBS = {
         "cellfm_torch.commands.chem_predict",
         "control cells as they would be under a compound -> h5ad with predicted embeddings and marker genes",
         (
-            Option("--predictor", "predictor={}", "what cellfm chem train has left: runs/chem/predictor"),
+            Option("--predictor", "predictor={}", "what train wrote (default: runs/chem/predictor)"),
             Option("--cells", "cells={}", "file of control cells; of a file with treated ones too, its control cells"),
             Option("--drug", "drug={}", "compound, by its name in training, or any name with --smiles"),
             Option("--smiles", "smiles={}", "SMILES of a compound that was not in training"),
@@ -132,7 +132,7 @@ CHEM_VERBS = {
             Option("--output", "output={}", "h5ad to write (default: CELLS_predicted.h5ad in this folder)"),
             Option("--overwrite", "overwrite=true", "replace the output where it exists"),
         ),
-        "cellfm chem predict --predictor runs/chem/predictor --cells ctrl.h5ad --drug vorinostat --dose 1.0",
+        "cellfm chem predict --cells ctrl.h5ad --drug vorinostat --dose 1.0",
     ),
 }
 

@@ -41,7 +41,7 @@ def run(cfg: Any) -> int:
     if not options["single_cells"]:
         for line in _lines(found, options["top"]):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-    what = "cells" if options["single_cells"] else "conditions"
+    what = ("cell" if options["single_cells"] else "condition") + ("s" if found.n_obs > 1 else "")
     console.print(
         f"written: {output}, {found.n_obs:,} {what} x {found.n_vars:,} genes", highlight=False, soft_wrap=True
     )
@@ -72,7 +72,8 @@ def _lines(found: Any, top: int) -> list[str]:
         elif row["seen"] == row["perturbed"]:
             known = "its genes were perturbed in training"
         else:
-            known = f"{row['seen']} of its {row['perturbed']} genes perturbed in training"
+            some = f"{row['seen']} of its {row['perturbed']} genes" if row["seen"] else "not"
+            known = f"{some} perturbed in training"
         order = np.argsort(-np.abs(change), kind="stable")[:top]
         moved = ", ".join(f"{found.var_names[j]} {change[j]:+.2f}" for j in order)
         lines.append(f"{name} ({known}): {moved}")

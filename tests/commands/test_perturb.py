@@ -99,7 +99,7 @@ def test_predict(places: Path, trained: Path, tmp_path: Path, capsys: pytest.Cap
     capsys.readouterr()
     assert cli.main([*command, "--genes", asked, "--output", str(output)]) == 0
     said = capsys.readouterr().out
-    assert "APC (measured in training): " in said and "TP53 (0 of its 1 genes perturbed in training): " in said
+    assert "APC (measured in training): " in said and "TP53 (not perturbed in training): " in said
     assert "APC+TP53 (1 of its 2 genes" in said and "APC+ARID1A (its genes were perturbed in training): " in said
     assert f"written: {output}, 4 conditions x " in said
     found = anndata.read_h5ad(output)

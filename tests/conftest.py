@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,15 @@ def pytest_configure(config: pytest.Config) -> None:
         path = config.getoption(option)
         if path and not path.exists():
             raise pytest.UsageError(f"{option} {path}: no such file or folder")
+
+
+@pytest.fixture(autouse=True)
+def threads_stay() -> Iterator[None]:
+    """Give back the number of threads: two workers of two threads each on two cores are several times as slow."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture

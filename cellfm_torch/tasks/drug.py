@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cellfm_torch.quiet import quiet_lightning
+from cellfm_torch.tasks.best import KeepsBest
 
 LEAST_STEPS = 20
 """Of an epoch, as the loss of few pairs is looked at too often otherwise."""
@@ -51,7 +52,7 @@ class TwoTowers(nn.Module):
         return self.head(torch.cat([a, b, self.of_line(a) * self.of_drug(b)], dim=1))[:, 0]
 
 
-class DrugResponseTask(pl.LightningModule):
+class DrugResponseTask(KeepsBest):
     """Train two towers by the mean squared error; it ends with the weights of the smallest validation loss.
 
     Parameters
@@ -62,13 +63,9 @@ class DrugResponseTask(pl.LightningModule):
         Of AdamW.
     """
 
-    best: dict[str, Tensor] | None
-    """Weights of the smallest validation loss so far."""
-
     def __init__(self, network: nn.Module, *, lr: float = 1e-3, weight_decay: float = 1e-2) -> None:
         super().__init__()
         self.network, self.lr, self.weight_decay = network, lr, weight_decay
-        self.best, self.best_loss = None, float("inf")
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of some pairs."""
@@ -89,14 +86,7 @@ class DrugResponseTask(pl.LightningModule):
         """Keep the best weights in memory: there are few."""
         loss = self._sum / max(self._number, 1)
         self.log("val_loss", loss)
-        if loss < self.best_loss:
-            self.best_loss = loss
-            self.best = {name: p.detach().clone() for name, p in self.network.state_dict().items()}
-
-    def on_fit_end(self) -> None:
-        """Go back to the best weights."""
-        if self.best is not None:
-            self.network.load_state_dict(self.best)
+        self.keep_if_best(loss)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW."""

@@ -17,11 +17,13 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cellfm_torch.tasks.best import KeepsBest
+
 LEAST_WIDTH = 8
 """Of a hidden layer: half of an embedding of two numbers would be none."""
 
 
-class GeneFunctionTask(pl.LightningModule):
+class GeneFunctionTask(KeepsBest):
     """Tell the classes of genes: E -> E/2 -> E/4 -> C, SiLU, dropout, no biases (published: CellFM's gene function).
 
     Parameters
@@ -37,9 +39,6 @@ class GeneFunctionTask(pl.LightningModule):
     lr, weight_decay
         Of AdamW.
     """
-
-    best: dict[str, Tensor] | None
-    """Weights of the smallest validation loss so far."""
 
     def __init__(
         self,
@@ -60,7 +59,6 @@ class GeneFunctionTask(pl.LightningModule):
         self.binary = num_terms == 1
         self.register_buffer("positive_weight", positive_weight)
         self.lr, self.weight_decay = lr, weight_decay
-        self.best, self.best_loss = None, float("inf")
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy: of two classes, or the mean over terms, each term's positives weighted."""
@@ -82,14 +80,7 @@ class GeneFunctionTask(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Keep the best weights in memory: there are few."""
         loss = float(self.trainer.callback_metrics["val_loss"])
-        if loss < self.best_loss:
-            self.best_loss = loss
-            self.best = {name: p.detach().clone() for name, p in self.network.state_dict().items()}
-
-    def on_fit_end(self) -> None:
-        """Go back to the best weights."""
-        if self.best is not None:
-            self.network.load_state_dict(self.best)
+        self.keep_if_best(loss)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW."""

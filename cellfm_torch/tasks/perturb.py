@@ -9,7 +9,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, cast
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from cellfm_torch.batch import CellBatch
 from cellfm_torch.model.outputs import Encoding
 from cellfm_torch.model.perturbation import PerturbationHead
 from cellfm_torch.optim import Recipe
+from cellfm_torch.tasks.best import KeepsBest
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PerturbStep:
         return PerturbStep(cells=self.cells.to(device), encoding=encoding, **rest)
 
 
-class PerturbTask(pl.LightningModule):
+class PerturbTask(KeepsBest):
     """Train a head, and as much of the backbone as has gradients, to say what perturbed genes do.
 
     Parameters
@@ -76,12 +76,6 @@ class PerturbTask(pl.LightningModule):
     Metrics: ``train_loss`` and ``val_loss``, weighted mean squared error of the mean change over the step's cells.
     """
 
-    best: dict[str, Tensor] | None
-    """Trained weights at the smallest validation loss so far."""
-
-    best_epochs: int | None
-    """After how many epochs that was; 0: before training."""
-
     def __init__(
         self, network: nn.Module, head: PerturbationHead, *, recipe: Recipe | None = None, forget: float = 0.5
     ) -> None:
@@ -90,7 +84,6 @@ class PerturbTask(pl.LightningModule):
         self.head = head
         self.recipe = recipe or Recipe(lr=1e-3, weight_decay=1e-5)
         self.forget = forget
-        self.best, self.best_loss, self.best_epochs = None, float("inf"), None
 
     @property
     def frozen(self) -> bool:
@@ -141,15 +134,8 @@ class PerturbTask(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Keep the best weights in memory."""
         loss = self.trainer.callback_metrics.get("val_loss")
-        if loss is not None and float(loss) < self.best_loss:
-            self.best_loss = float(loss)
-            self.best_epochs = 0 if self.trainer.sanity_checking else self.trainer.current_epoch + 1
-            self.best = {name: p.detach().clone() for name, p in self.named_parameters() if p.requires_grad}
-
-    def on_fit_end(self) -> None:
-        """Go back to the best weights."""
-        if self.best is not None:
-            self.load_state_dict(self.best, strict=False)
+        if loss is not None:
+            self.keep_if_best(float(loss))
 
     def configure_optimizers(self) -> Any:
         """Build what the recipe says, for as many steps as the Trainer will take."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,6 +109,8 @@ def _table(summary: Any, *, several: bool) -> Any:
     """Return the summary for people: mean, and standard deviation over seeds where there are several."""
     from rich.table import Table
 
+    from cellfm_torch.commands.figures import with_spread
+
     title = "Cells of learned types" + (": mean ± standard deviation over seeds" if several else "")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     columns = {
@@ -123,15 +124,9 @@ def _table(summary: Any, *, several: bool) -> Any:
     for heading in columns.values():
         table.add_column(heading, justify="right")
     for row in summary.to_dict("records"):
-        figures = (_figure(row[name], row[f"{name}_sd"]) for name in columns)
+        figures = (with_spread(row[name], row[f"{name}_sd"]) for name in columns)
         table.add_row(row["evaluation"], row["model"], *figures)
     return table
-
-
-def _figure(mean: float, deviation: float) -> str:
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:.3f}" if math.isnan(deviation) else f"{mean:.3f} ±{deviation:.3f}".replace("±0", "±")
 
 
 def main(overrides: Sequence[str] | None = None) -> int:

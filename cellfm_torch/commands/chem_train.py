@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,6 +127,8 @@ def _table(summary: Any) -> Any:
     """Return the summary for people: mean, and standard deviation over seeds."""
     from rich.table import Table
 
+    from cellfm_torch.commands.figures import with_spread
+
     columns = {"mmd_relative": "MMD/no change", "r2": "r2 of means", "r2_change": "r2 of changes"}  # for 80 columns
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("network", "method"):
@@ -135,15 +136,9 @@ def _table(summary: Any) -> Any:
     for heading in columns.values():
         table.add_column(heading, justify="right", no_wrap=True)
     for row in summary.to_dict("records"):
-        figures = (_figure(row[name], row[f"{name}_sd"]) for name in columns)
+        figures = (with_spread(row[name], row[f"{name}_sd"]) for name in columns)
         table.add_row(row["network"], row["method"], *figures)
     return table
-
-
-def _figure(mean: float, deviation: float) -> str:
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:.3f}" if math.isnan(deviation) else f"{mean:.3f} ±{deviation:.3f}".replace("±0", "±")
 
 
 def main(overrides: Sequence[str] | None = None) -> int:

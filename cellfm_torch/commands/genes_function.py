@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -110,6 +109,7 @@ def _table(summary: Any) -> Any:
     """Return the summary of a question for people."""
     from rich.table import Table
 
+    from cellfm_torch.commands.figures import with_spread
     from cellfm_torch.gene_tasks.function.scores import METRICS
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # else wider than 80 columns
@@ -120,14 +120,8 @@ def _table(summary: Any) -> Any:
         table.add_column(METRICS[name], justify="right", no_wrap=True)
     for row in summary.to_dict("records"):
         probe = "" if row["probe"] == "none" else row["probe"]
-        table.add_row(row["features"], probe, *(_figure(row[name], row[f"{name}_sd"]) for name in names))
+        table.add_row(row["features"], probe, *(with_spread(row[name], row[f"{name}_sd"]) for name in names))
     return table
-
-
-def _figure(mean: float, deviation: float) -> str:
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:.3f}" if math.isnan(deviation) else f"{mean:.3f} ±{deviation:.3f}".replace("±0", "±")
 
 
 def main(overrides: Sequence[str] | None = None) -> int:

@@ -12,16 +12,6 @@ from cellfm_torch.analysis.integration import asw_label, clustering_agreement
 
 Floats = NDArray[np.float32]
 
-METRICS = {
-    "mae": "MAE",
-    "mae_expressed": "MAE, expressed",
-    "mre_expressed": "MRE, expressed",
-    "pearson": "Pearson",
-    "pearson_expressed": "Pearson, expressed",
-    "gene_pearson": "Pearson by gene",
-}
-LESS_IS_BETTER = ("mae", "mae_expressed", "mre_expressed")
-
 
 def expression_scores(predicted: Floats, full: Floats) -> dict[str, float]:
     """Return errors and correlations, means over cells.

@@ -96,7 +96,14 @@ def fit(
         ln(uM); those of test pairs are not read.
     embeddings : (L, E)
     drugs : (D, F)
+
+    Raises
+    ------
+    UserError
+        If an embedding is no number.
     """
+    if not np.isfinite(embeddings).all():
+        raise UserError("the model's embedding of some lines is no number: its weights are damaged")
     offsets = known_means(values, split.train, split.kind)
     rest = {part: _rest(values, getattr(split, part), offsets) for part in ("train", "validation")}
     scale = max(float(rest["train"].std()), 1e-6)

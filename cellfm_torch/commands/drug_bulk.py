@@ -78,9 +78,10 @@ def _save(result: Any, settings: dict[str, Any], results: Path) -> None:
     write_table(result.joined, results / "joined.csv")
     write_text(results / "split.json", json.dumps(splits, indent=1) + "\n")
     simple = summary[summary["method"].isin(BASELINES)]
+    given = "" if settings["unit"] == "ln_uM" else f", from {settings['unit']}"
     facts = {
         "expression": str(settings["expression"]),
-        "IC50": f"{settings['ic50']}, ln(uM)",
+        "IC50": f"{settings['ic50']}, ln(uM){given}",
         "model": str(settings["model_folder"]),
         "split": f"{settings['split']}, seeds {', '.join(map(str, settings['seeds']))}. Validation pairs, held out in "
         "the same way, say when training stops; test pairs are read for the scores only.",

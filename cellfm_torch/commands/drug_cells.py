@@ -67,19 +67,21 @@ def _save(result: Any, settings: dict[str, Any], results: Path) -> None:
     write_genes(result.adata, results / "cells.h5ad")
     if result.scores is not None:
         write_table(result.scores, results / "scores.csv")
+    by = settings["by"]
+    drawn = f", groups of {by} drawn whole." if by else ". Cells of a donor are alike: give by=COLUMN."
     facts = {
         "cells": settings["cells"],
         "lines": f"{settings['expression']}, IC50: {settings['ic50']}",
         "model": str(settings["model_folder"]),
         "method": f"{settings['method']}: {WORDS[settings['method']]}; no label of a cell is used. Cells that respond "
         "otherwise than lines do, or a file with one kind of cell only, are not noticed.",
-        "baselines": "Logistic regression on log1p(CP10K) of the 2,000 most variable genes that lines and cells "
-        "express; the same embedding without adaptation; the same network with random weights.",
-        "intervals": "95 %, of 500 bootstrap samples of the cells"
-        + (
-            f", groups of {settings['by']} drawn whole." if settings["by"] else ". Cells of a donor are alike: give by="
-        ),
     }
+    if result.scores is not None:
+        facts |= {
+            "baselines": "Logistic regression on log1p(CP10K) of the 2,000 most variable genes that lines and cells "
+            "express; the same embedding without adaptation; the same network with random weights.",
+            "intervals": f"95 %, of 500 bootstrap samples of the cells{drawn}",
+        }
     response = settings["response"]
     text = render_drug_cells(
         title=f"Response to {result.drug}: {Path(settings['cells']).name}",

@@ -23,6 +23,7 @@ from cellfm_torch.drug.splits import Split, make_splits
 from cellfm_torch.embedding.cell_sets import Embeddings, counts_digest, weights_digest
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.job_folder import kept, open_job
+from cellfm_torch.model.device import device_named
 from cellfm_torch.model.loading import Backbone, load_model, untrained
 
 
@@ -120,7 +121,7 @@ def drug_response(
             raise UserError(f"fit.{name}: there is no such option{nearest(name, FitOptions.__dataclass_fields__)}")
     options = FitOptions(**dict(fit_options or {}), trainer=dict(trainer or {}))
     network: Any = load_model(Path(model).expanduser()) if isinstance(model, str | Path) else model
-    network = network if device is None else network.to(device)
+    network = network if device is None else network.to(device_named(device))
     responses = read_responses(
         expression,
         ic50,

@@ -25,6 +25,7 @@ from cellfm_torch.drug.labels import response_labels, true_labels
 from cellfm_torch.drug.methods import BLIND, Rows, check_method, check_number, logistic, sensitivity
 from cellfm_torch.embedding.cell_sets import Embeddings
 from cellfm_torch.errors import UserError
+from cellfm_torch.model.device import device_named
 from cellfm_torch.model.loading import Backbone, load_model, untrained
 
 GENES, UNADAPTED, RANDOM = "logistic on shared genes", "no adaptation", "random weights"
@@ -143,9 +144,11 @@ def single_cell_response(
     ... # doctest: +SKIP
     """
     check_method(method)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: must be a whole number, not negative")
     tell, kept = say or (lambda line: None), None if keep is None else Path(keep)
     network: Any = load_model(Path(model).expanduser()) if isinstance(model, str | Path) else model
-    network = network if device is None else network.to(device)
+    network = network if device is None else network.to(device_named(device))
     named = {} if genes is None else {"genes": genes}
     of_lines = named | ({"token_budget": reading["token_budget"]} if "token_budget" in reading else {})
     joined = read_responses(

@@ -76,6 +76,7 @@ def test_what_is_left(tables: dict[str, Any], tmp_path: Path, capsys: pytest.Cap
         (["--ic50", "nowhere.csv"], "ic50=nowhere.csv: there is no such file"),
         (["seeds=x"], "seeds=x: must be a whole number"),
         (["fit.lr=0"], "fit.lr=0: must be more than 0"),
+        (["device=cuda:99"], "device=cuda:99: there is none on this machine"),
         (["share=1.5"], "share=1.5: must be between 0 and 1"),
         (["unit=uM"], "look like ln(uM), where uM is expected: set unit=ln_uM"),
         (["unit=pIC50"], "look like ln(uM), where pIC50 is expected: set unit=ln_uM"),

@@ -41,8 +41,9 @@ def open_job(folder: Path, job: Mapping[str, Any], *, overwrite: bool = False) -
     if described.is_file():
         try:
             there = json.loads(described.read_text(encoding="utf-8"))
-        except ValueError:
+        except (OSError, ValueError):
             there = {}
+        there = there if isinstance(there, dict) else {}
         if there == job:
             return
         if not overwrite:

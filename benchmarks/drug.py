@@ -37,6 +37,9 @@ from cellfm_torch.drug.names import read_drugs, read_lines, read_table  # noqa: 
 from cellfm_torch.drug.scores import METRICS  # noqa: E402
 from cellfm_torch.drug.simulation import SimulatedLines, simulated_cells, simulated_lines  # noqa: E402
 from cellfm_torch.drug.splits import KINDS  # noqa: E402
+from cellfm_torch.embedding.cell_sets import weights_digest  # noqa: E402
+from cellfm_torch.files import written_beside  # noqa: E402
+from cellfm_torch.job_folder import open_job  # noqa: E402
 
 FAMILIES = 6
 """Target pathways with the most drugs; one gene acts on each."""
@@ -102,13 +105,18 @@ def in_cells(
     network: Any, given: dict[str, Any], made: SimulatedLines, seed: int, work: Path, cells: int
 ) -> pd.DataFrame:
     """Return AUROC and AUPR of drugs of several families by each method."""
+    folder = work / f"seed_{seed}" / "cell_scores"
+    job = {"model": weights_digest(network), "lines": len(made.expression), "cells": cells, "depth": DEPTH}
+    open_job(folder, job | {"methods": list(METHODS), "families": TESTED_FAMILIES}, overwrite=True)
+    if (folder / "scores.csv").is_file():
+        return pd.read_csv(folder / "scores.csv", dtype={"drug": str})
     asked = simulated_cells(made, cells, depth=DEPTH, seed=1000 + seed)
     given = {name: value for name, value in given.items() if name != "smiles"}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for family in sorted(made.drivers)[:TESTED_FAMILIES]:
         drug = next(name for name, own in made.family.items() if own == family)
         for method in METHODS:
-            found = single_cell_response(
+            one = single_cell_response(
                 asked,
                 model=network,
                 drug=drug,
@@ -118,9 +126,9 @@ def in_cells(
                 keep=work / f"seed_{seed}" / "cells",
                 **given,
             )
-            assert found.scores is not None
-            table = found.scores.set_index("method")
-            for name, as_said in ((found.method, f"model, {method}"), (RANDOM, f"{RANDOM}, {method}"), (GENES, GENES)):
+            assert one.scores is not None
+            table = one.scores.set_index("method")
+            for name, as_said in ((one.method, f"model, {method}"), (RANDOM, f"{RANDOM}, {method}"), (GENES, GENES)):
                 rows[drug, as_said] = {
                     "seed": seed,
                     "drug": drug,
@@ -128,7 +136,10 @@ def in_cells(
                     "auroc": float(table.loc[name, "auroc"]),
                     "aupr": float(table.loc[name, "aupr"]),
                 }
-    return pd.DataFrame(rows.values())
+    found = pd.DataFrame(rows.values())
+    with written_beside(folder / "scores.csv") as part:
+        found.to_csv(part, index=False)
+    return found
 
 
 def bulk_lines(scores: pd.DataFrame) -> list[str]:

@@ -161,7 +161,8 @@ def fit_drug_response(
         Epochs done.
     """
     task = DrugResponseTask(network, lr=lr, weight_decay=weight_decay)
-    options = {"max_epochs": 60, **(trainer or {})}
+    # A look before training: where there is nothing to learn, what is known without the network is kept.
+    options = {"max_epochs": 60, "num_sanity_val_steps": -1, **(trainer or {})}
     epochs = fit_quietly(task, train, validation, seed=seed, patience=patience, **options)
     network.eval()
     return epochs

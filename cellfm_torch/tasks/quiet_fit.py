@@ -56,8 +56,7 @@ def fit_quietly(
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            num_sanity_val_steps=0,
-            **{"accelerator": "cpu", "devices": 1, **options},
+            **{"accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0, **options},
         )
         try:
             trainer.fit(task, train, validation)

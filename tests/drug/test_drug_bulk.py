@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 from cellfm_torch import UserError, drug_response
 from cellfm_torch.drug.baselines import BOTH_MEANS, DRUG_MEAN, NEAREST, RIDGE, mean_baselines, nearest_drug, ridge
 from cellfm_torch.drug.join import Responses, read_responses
+from cellfm_torch.drug.means import known_means
 from cellfm_torch.drug.network import FitOptions, fit
 from cellfm_torch.drug.result import MODEL, RANDOM, DrugResult
 from cellfm_torch.drug.scores import per_drug, scores
@@ -114,6 +115,18 @@ def test_validation_decides_when_to_stop(known: Known) -> None:
     options = FitOptions(patience=3, trainer={"max_epochs": 30})
     early, late = (fit(v, split, known[1], known[2], options).epochs for v in (noise, responses.values))
     assert early < late
+
+
+def test_where_nothing_can_be_learned_the_means_stay(known: Known) -> None:
+    """Validation values that only training could bring the network away from: it ends where it started."""
+    responses, activity, features = known
+    split = make_split(responses, "line", 0)
+    values, stop = responses.values.copy(), split.validation
+    means = mean_baselines(values, split)[DRUG_MEAN]
+    offsets = known_means(values, split.train, "line").of(stop)
+    values[stop[:, 0], stop[:, 1]] = offsets  # the means are right to the last digit
+    ours = fit(values, split, activity, features, FitOptions(patience=2, trainer={"max_epochs": 4})).of(split.test)
+    np.testing.assert_allclose(ours, means, atol=1e-6)  # zero from the network, in float32
 
 
 def test_known_means_are_inside(known: Known) -> None:

@@ -109,7 +109,7 @@ class StepGuard(Callback):
                 trainer.save_checkpoint(self.checkpoint)
             raise UserError(
                 f"{self._in_a_row} steps in a row had a loss or gradients that are not finite{where}; the state before "
-                "them is saved: lower optim.lr, or look at these cells, and go on with resume=true"
+                "them is saved: train again with a lower optim.lr, or look at these cells"
             )
 
     def _follow(self, trainer: Any, batches: list[tuple[float, list[int]]]) -> None:

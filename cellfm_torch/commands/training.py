@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from cellfm_torch.commands.checkpoints import newest_sound
 from cellfm_torch.commands.interrupt import RandomState, SaveOnStop, StopSignals
 from cellfm_torch.commands.run_folder import RunFolder
 from cellfm_torch.errors import UserError
@@ -48,7 +50,7 @@ def fit(trainer: pl.Trainer, task: pl.LightningModule, data: Any, *, cfg: DictCo
         For mistakes that show only when training is about to start; the folder is as it was then.
     """
     folder.create(cfg)
-    checkpoint = folder.checkpoint if folder.checkpoint.is_file() else None
+    checkpoint = newest_sound(folder.checkpoint, lambda line: print(f"warning: {line}", file=sys.stderr, flush=True))
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except UserError:

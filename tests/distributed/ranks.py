@@ -1,0 +1,139 @@
+"""What each process of a distributed test runs: a short training of a tiny network, and what came of it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+
+from cellfm_torch import CellDataModule, CellFM, CellFMConfig, PretrainTask
+from cellfm_torch.commands.interrupt import RandomState
+from cellfm_torch.distributed.progress import OtherProcesses
+from cellfm_torch.distributed.sharding import whole
+from cellfm_torch.distributed.strategy import ShardedStrategy
+from cellfm_torch.optim import MindSporeAdam, Recipe
+from cellfm_torch.quiet import quiet_lightning
+
+LANES = 4
+"""Batches of an optimiser step, over all processes."""
+
+
+class Watch(pl.Callback):
+    """Writes down the logged loss of each step, the cells of each batch and its weight."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.cells: list[list[int]] = []
+        self.weights: list[int] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.cells.append(batch.cell_index.tolist())
+        self.weights.append(batch.weight)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.losses.append(float(trainer.logged_metrics["train_loss"]))
+
+
+def strategy_of(name: str) -> Any:
+    made = {
+        "fsdp": lambda: ShardedStrategy(),
+        "offload": lambda: ShardedStrategy(offload=True, save_meanwhile=False),
+        "hybrid": lambda: ShardedStrategy(replicas=2),
+    }
+    return made[name]() if name in made else name
+
+
+def task_and_data(cells: Path, genes: list[str], adam: str) -> tuple[PretrainTask, CellDataModule]:
+    torch.manual_seed(0)
+    config = CellFMConfig.preset("tiny", num_layers=2, dim=32, num_heads=1, num_genes=len(genes), dropout=0.0)
+    network = CellFM(config, genes=genes)
+    optimizer = {"mindspore": MindSporeAdam, "adamw": torch.optim.AdamW}[adam]
+    recipe = Recipe(optimizer, lr=3e-3, warmup_steps=5, clip_per_tensor=adam == "mindspore", clip_norm=0.1)
+    data = CellDataModule(cells, input_spec=network.input_spec, token_budget=600, verbose=False, min_genes=1)
+    data.setup("fit")
+    return PretrainTask(network, recipe=recipe), data
+
+
+def train(
+    cells: Path,
+    genes: list[str],
+    strategy: str,
+    *,
+    steps: int = 20,
+    adam: str = "adamw",
+    processes: int | None = None,
+    precision: str = "32-true",
+    save: Path | None = None,
+    save_at: int = 0,
+    resume: Path | None = None,
+) -> dict[str, Any]:
+    """Train for some steps and validate; returns losses, whole weights, metrics and the cells of each batch."""
+    import os
+
+    warnings.simplefilter("ignore")
+    task, data = task_and_data(cells, genes, adam)
+    watch = Watch()
+    processes = processes or int(os.environ.get("WORLD_SIZE", 1))
+    callbacks: list[Any] = [watch, RandomState(), OtherProcesses()]
+    if save is not None:
+        callbacks.append(Save(save, save_at))
+    with quiet_lightning():
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            devices=processes,
+            strategy=strategy_of(strategy),
+            precision=precision,  # type: ignore[arg-type]
+            max_steps=steps,
+            max_epochs=-1,
+            accumulate_grad_batches=LANES // processes,
+            check_val_every_n_epoch=None,
+            val_check_interval=10**6,
+            limit_val_batches=1.0,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=callbacks,
+        )
+        trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+        sharded = [tuple(p.to_local().shape) for p in task.network.parameters() if hasattr(p, "to_local")]
+        metrics = trainer.test(task, datamodule=data, verbose=False)[0]
+        weights = {name: whole(x).clone().numpy() for name, x in task.network.state_dict().items()}
+    if dist.is_initialized():
+        dist.barrier()
+    return {
+        "losses": watch.losses,
+        "weights": weights,
+        "metrics": dict(metrics),
+        "cells": watch.cells,
+        "targets": watch.weights,
+        "sharded": sharded,
+        "rows": data.train_cells.tolist(),
+        "epochs": trainer.current_epoch,
+    }
+
+
+class Save(pl.Callback):
+    """Saves at a step."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path, self.step = path, step
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            trainer.save_checkpoint(self.path)
+
+
+def trainings(cells: Path, genes: list[str], jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Do several trainings one after the other: a group of processes is slow to start."""
+    done = {}
+    for name, options in jobs.items():
+        done[name] = train(cells, genes, **options)
+        if dist.is_initialized() and dist.get_rank():
+            done[name].pop("weights")  # the same everywhere, and large
+    return done

@@ -58,31 +58,34 @@ def is_sharded_checkpoint(path: Path) -> bool:
     return (path / METADATA).is_file() and (path / REST).is_file()
 
 
+_DESCRIPTION = "torch.distributed.checkpoint.metadata"
+_ALLOWED = {
+    (_DESCRIPTION, "Metadata"),
+    (_DESCRIPTION, "MetadataIndex"),
+    (_DESCRIPTION, "TensorStorageMetadata"),
+    (_DESCRIPTION, "BytesStorageMetadata"),
+    (_DESCRIPTION, "ChunkStorageMetadata"),
+    (_DESCRIPTION, "TensorProperties"),
+    (_DESCRIPTION, "StorageMeta"),
+    (_DESCRIPTION, "_MEM_FORMAT_ENCODING"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.serialization", "_get_layout"),
+    ("torch", "Size"),
+    ("collections", "OrderedDict"),
+    ("pathlib", "Path"),
+    ("pathlib", "PosixPath"),
+}
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Reads torch's description of a checkpoint, and refuses everything that does not belong to it."""
-
-    MODULES = (
-        "torch.distributed.checkpoint.metadata",
-        "torch.distributed.checkpoint.filesystem",
-        "torch.serialization",
-    )
-    NAMES = {
-        ("torch", "Size"),
-        ("collections", "OrderedDict"),
-        ("torch.distributed.checkpoint.planner", "SavePlan"),
-        ("pathlib", "PosixPath"),
-        ("torch._utils", "_get_layout"),
-        ("torch.serialization", "_get_layout"),
-    }
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype | torch.layout):
             return found
-        if module in self.MODULES and name[0].isupper() or name == "_MEM_FORMAT_ENCODING":
+        if (module, name) in _ALLOWED:
             return super().find_class(module, name)
-        if (module, name) in self.NAMES:
-            return super().find_class(module, name)
-        raise UserError(f"the checkpoint's {METADATA} asks for {module}.{name}, which no checkpoint of ours does")
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no checkpoint of ours does")
 
 
 class PlainReader(FileSystemReader):

@@ -36,10 +36,12 @@ class OtherProcesses(Callback):
             return
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):
-            for name, batches in counts.items():
-                if batches % then:
-                    raise UserError(
-                        f"the checkpoint was written after {batches} batches, in the middle of a step of {then}: go on "
-                        f"with trainer.accumulate_grad_batches={then}"
-                    )
-                counts[name] = batches // then * now
+            done = counts["processed"]
+            if done % then:
+                raise UserError(
+                    f"the checkpoint was written after {done} batches, in the middle of a step of {then}: go on with "
+                    f"trainer.accumulate_grad_batches={then}"
+                )
+            # The other counts are the same, or one behind while the batch is being finished.
+            for name in counts:
+                counts[name] += done // then * now - done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import socket
@@ -41,20 +42,23 @@ def environment(rank: int, processes: int, port: int) -> dict[str, str]:
     }
 
 
-def _run(connection: Connection, function: Callable[..., Any], variables: dict[str, str], arguments: tuple) -> None:
+def _run(
+    connection: Connection, function: Callable[..., Any], variables: dict[str, str], arguments: tuple, options: dict
+) -> None:
     os.environ.update(variables)
     import torch
     from lightning.pytorch.utilities import rank_zero_only
 
+    faulthandler.enable()
     torch.set_num_threads(1)
     rank_zero_only.rank = int(variables["RANK"])
     try:
-        connection.send(("ok", function(*arguments)))
+        connection.send(("ok", function(*arguments, **options)))
     except BaseException:
         connection.send(("error", traceback.format_exc()))
 
 
-def launch(function: Callable[..., Any], processes: int, *arguments: Any, seconds: float = SECONDS) -> list[Any]:
+def launch(function: Callable[..., Any], processes: int, *arguments: Any, **options: Any) -> list[Any]:
     """Run a function of an importable module in several processes, and return what each has returned, by rank."""
     port = free_port()
     started: list[tuple[Any, Connection]] = []
@@ -62,21 +66,23 @@ def launch(function: Callable[..., Any], processes: int, *arguments: Any, second
         for rank in range(processes):
             ours, theirs = CONTEXT.Pipe(duplex=False)
             variables = environment(rank, processes, port)
-            process = CONTEXT.Process(target=_run, args=(theirs, function, variables, arguments), daemon=True)
+            process = CONTEXT.Process(target=_run, args=(theirs, function, variables, arguments, options), daemon=True)
             process.start()
             theirs.close()
             started.append((process, ours))
         results: dict[int, Any] = {}
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + SECONDS
         while len(results) < processes:
             waiting = {connection: rank for rank, (_, connection) in enumerate(started) if rank not in results}
             ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
-            assert ready, f"after {seconds:.0f} s ranks {sorted(waiting.values())} of {processes} are not done"
+            assert ready, f"after {SECONDS:.0f} s ranks {sorted(waiting.values())} of {processes} are not done"
             for connection in ready:
                 try:
                     kind, value = connection.recv()  # type: ignore[union-attr]
                 except EOFError:
-                    kind, value = "error", "the process ended without a word"
+                    process = started[waiting[connection]][0]  # type: ignore[index]
+                    process.join(5)
+                    kind, value = "error", f"the process ended without a word, with {process.exitcode}"
                 assert kind == "ok", f"rank {waiting[connection]} of {processes}:\n{value}"  # type: ignore[index]
                 results[waiting[connection]] = value  # type: ignore[index]
         return [results[rank] for rank in range(processes)]

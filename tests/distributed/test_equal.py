@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from launch import launch
-from ranks import LANES, train, trainings
+from ranks import LANES, trainings
 
 STEPS = 20
 ADAMS = ("adamw", "mindspore")
@@ -62,6 +62,7 @@ def test_same_losses_and_weights(trained: Results, processes: int, name: str) ->
     assert len(expected["losses"]) == STEPS
     for rank in ranks:
         assert rank["losses"] == ranks[0]["losses"], "every process logs the loss of the whole step"
+    assert abs(expected["losses"][0] - expected["losses"][-1]) > 1, "nothing was learned"
     losses = np.abs(np.subtract(ranks[0]["losses"], expected["losses"])).max()
     weights = {key: np.abs(ranks[0]["weights"][key] - x).max() for key, x in expected["weights"].items()}
     print(f"\n{processes} {name}: losses {losses:.1e}, weights {max(weights.values()):.1e}")
@@ -83,7 +84,7 @@ def test_metrics_are_of_all_cells(trained: Results, processes: int, name: str) -
 def test_batches_are_ragged(trained: Results) -> None:
     """Weighting by rank would be another training."""
     targets = np.array(trained[1, "single-adamw"][0]["targets"]).reshape(STEPS, LANES)
-    assert np.median(targets.max(1) / targets.min(1)) > 1.5
+    assert (targets.max(1) > 4 * targets.min(1)).sum() >= STEPS // 4
 
 
 @pytest.mark.parametrize(("processes", "name"), [(2, "ddp-adamw"), (4, "fsdp-adamw")])
@@ -108,15 +109,15 @@ def test_cells_partition(trained: Results, processes: int, name: str) -> None:
 @pytest.mark.parametrize("processes", [2, 4])
 def test_weights_are_sharded(trained: Results, processes: int) -> None:
     rows = [rank["sharded"] for rank in trained[processes, "fsdp-adamw"]]
-    whole = trained[processes, "fsdp-adamw"][0]["weights"].values()
+    whole = {name: x.size for name, x in trained[processes, "fsdp-adamw"][0]["weights"].items() if name != "zero_emb"}
     assert all(len(rank) == len(whole) for rank in rows)
     held = [sum(int(np.prod(shape)) for shape in rank) for rank in rows]
-    assert sum(held) == sum(x.size for x in whole)
+    assert sum(held) == sum(whole.values())
     assert max(held) < 1.3 * sum(held) / processes
 
 
 def test_bfloat16_and_offload(ragged: tuple[Path, list[str]], trained: Results) -> None:
-    """In bfloat16 a loss has three digits; on the CPU, offloading changes where and not what."""
+    """In bfloat16 a loss has three digits, and weights stay in float32; offloading changes where, and not what."""
     jobs = {
         "half": {"strategy": "fsdp", "precision": "bf16-mixed", "steps": 6},
         "offload": {"strategy": "offload", "steps": 6},
@@ -125,5 +126,5 @@ def test_bfloat16_and_offload(ragged: tuple[Path, list[str]], trained: Results) 
     expected = trained[1, "single-adamw"][0]["losses"][:6]
     assert np.abs(np.subtract(found["half"]["losses"], expected)).max() < 0.03 * max(expected)
     assert found["half"]["losses"] != expected
+    assert np.abs(np.subtract(found["offload"]["losses"], expected)).max() < 1e-5
     assert found["half"]["weights"]["encoder.0.glu.u_proj.weight"].dtype == np.float32
-    assert train.__name__ == "train"

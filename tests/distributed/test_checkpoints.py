@@ -1,0 +1,93 @@
+"""Sharded checkpoints: written meanwhile, read by another number of processes, complete or not there."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from launch import launch
+from ranks import train
+
+from cellfm_torch.distributed.checkpoints import (
+    METADATA,
+    is_sharded_checkpoint,
+    part_of,
+    put_in_place,
+    read_tensors,
+    recover,
+)
+from cellfm_torch.errors import UserError
+
+SAVED_AT, STEPS = 5, 12
+
+
+@pytest.fixture(scope="module")
+def unbroken(ragged: tuple[Path, list[str]]) -> dict[str, Any]:
+    """A run of one process that nothing stopped."""
+    return launch(train, 1, *ragged, strategy="auto", steps=STEPS, adam="mindspore")[0]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(ragged: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Step 5 of a sharded run of two processes, which goes on while it is written."""
+    path = tmp_path_factory.mktemp("sharded") / "last.ckpt"
+    launch(train, 2, *ragged, strategy="fsdp", steps=STEPS, adam="mindspore", save=path, save_at=SAVED_AT)
+    return path
+
+
+def test_is_complete(checkpoint: Path) -> None:
+    assert is_sharded_checkpoint(checkpoint)
+    assert len(list(checkpoint.glob("*.distcp"))) == 2
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_goes_on_with_other_processes(
+    processes: int, checkpoint: Path, unbroken: dict[str, Any], ragged: tuple[Path, list[str]]
+) -> None:
+    """2 to 1, 2 and 4, in the middle of an epoch: losses and weights are those of a run of one that nothing stopped."""
+    ranks = launch(train, processes, *ragged, strategy="fsdp", steps=STEPS, adam="mindspore", resume=checkpoint)
+    losses = ranks[0]["losses"]
+    assert len(losses) == STEPS - SAVED_AT
+    assert np.abs(np.subtract(losses, unbroken["losses"][SAVED_AT:])).max() < 1e-5
+    assert all(np.abs(ranks[0]["weights"][key] - x).max() < 1e-4 for key, x in unbroken["weights"].items())
+    assert ranks[0]["epochs"] == unbroken["epochs"]
+
+
+def test_tensors_without_processes(checkpoint: Path, unbroken: dict[str, Any]) -> None:
+    tensors = read_tensors(checkpoint, "state_dict.network.")
+    assert {name: tuple(x.shape) for name, x in tensors.items()} == {
+        name: x.shape for name, x in unbroken["weights"].items()
+    }
+    assert all(x.isfinite().all() for x in tensors.values())
+
+
+def test_nothing_else_is_unpickled(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "done",)
+
+    folder = tmp_path / "x.ckpt"
+    folder.mkdir()
+    (folder / METADATA).write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UserError, match=r"asks for .*, which no checkpoint of ours does"):
+        read_tensors(folder, "")
+    assert not (tmp_path / "done").exists()
+    (folder / METADATA).write_bytes(b"text")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_tensors(folder, "")
+
+
+def test_replaced_as_a_whole(tmp_path: Path) -> None:
+    """A kill between the two renames leaves the old folder under another name, from which it comes back."""
+    path = tmp_path / "last.ckpt"
+    for text in ("one", "two"):
+        part_of(path).mkdir()
+        (part_of(path) / "file").write_text(text)
+        put_in_place(path)
+        assert (path / "file").read_text() == text and [x.name for x in tmp_path.iterdir()] == ["last.ckpt"]
+    path.rename(tmp_path / "last.ckpt.old")
+    assert (recover(path) / "file").read_text() == "two"

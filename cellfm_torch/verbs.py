@@ -238,6 +238,7 @@ VERBS: dict[str, Verb | Group] = {
             Option("--model", "model={}", "tiny, 80m, 800m, scfoundation-tiny, scfoundation or pretrained"),
             Option("--run-dir", "run_dir={}", "folder of the run (default: runs/EXPERIMENT)"),
             Option("--steps", "trainer.max_steps={}", "optimiser steps"),
+            Option("--strategy", "strategy={}", "single (the default), ddp, fsdp or hybrid, see conf/strategy"),
             Option("--lr", "optim.lr={}", "highest learning rate"),
             Option("--seed", "seed={}", "of weights, split, order and masks"),
             Option("--resume", "resume=true", "go on where the run in the folder stopped"),

@@ -1,4 +1,7 @@
-"""The folder of one run: what it was asked, how far it is, what came out. Files are written beside and renamed."""
+"""The folder of one run: what it was asked, how far it is, what came out. Files are written beside and renamed.
+
+Of several processes the first one looks after it, and the others rely on that.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from cellfm_torch.commands.processes import rank
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import write_text
 
@@ -21,6 +25,11 @@ FREE = (
     "trainer.max_steps",
     "trainer.max_epochs",
     "trainer.max_time",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.accumulate_grad_batches",
+    "trainer.strategy",
+    "trainer.use_distributed_sampler",
 )
 
 
@@ -69,6 +78,8 @@ class RunFolder:
         UserError
             If the folder holds another run, or this one without `resume`, or something that is no run.
         """
+        if rank():
+            return
         if self.path.is_file():
             raise UserError(f"run_dir={self.path} is a file; give a folder")
         if not self.config_file.is_file():
@@ -89,16 +100,21 @@ class RunFolder:
 
     def finished(self, cfg: DictConfig) -> dict[str, float] | None:
         """Return the metrics of a run that has ended as asked, or None."""
-        if not self.metrics_file.is_file() or not self.config_file.is_file():
+        if not self.config_file.is_file():
             return None
         old, new = _flat(OmegaConf.to_container(OmegaConf.load(self.config_file))), _flat(resolved(cfg))
         if any(old.get(k) != new.get(k) for k in old.keys() | new.keys() if k.startswith("trainer.max_")):
             return None
-        metrics: dict[str, float] = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        try:  # last: where several processes ask, the first one may be about to begin again
+            metrics: dict[str, float] = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
         return metrics
 
     def create(self, cfg: DictConfig) -> None:
         """Make the folder and record the resolved configuration."""
+        if rank():
+            return
         self._is_new = not self.path.is_dir() or not any(self.path.iterdir())
         self.path.mkdir(parents=True, exist_ok=True)
         self.metrics_file.unlink(missing_ok=True)  # of a run that is now going on for longer
@@ -115,6 +131,8 @@ class RunFolder:
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Record the final metrics; a folder with metrics.json is a finished run."""
+        if rank():
+            return
         write_text(self.metrics_file, json.dumps(metrics, indent=2) + "\n")
 
 

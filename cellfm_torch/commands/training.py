@@ -10,6 +10,8 @@ from omegaconf import DictConfig
 
 from cellfm_torch.commands.interrupt import RandomState, SaveOnStop, StopSignals
 from cellfm_torch.commands.run_folder import RunFolder
+from cellfm_torch.distributed.checkpoints import recover
+from cellfm_torch.distributed.progress import OtherProcesses
 from cellfm_torch.errors import UserError
 
 
@@ -32,7 +34,7 @@ def make_trainer(cfg: DictConfig, folder: RunFolder, signals: StopSignals, *, lo
     logger
         As the Trainer takes it.
     """
-    callbacks = [*chosen(cfg.callbacks), RandomState(), SaveOnStop(signals, folder.checkpoint)]
+    callbacks = [*chosen(cfg.callbacks), RandomState(), OtherProcesses(), SaveOnStop(signals, folder.checkpoint)]
     trainer: pl.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=logger)
     return trainer
 
@@ -48,7 +50,7 @@ def fit(trainer: pl.Trainer, task: pl.LightningModule, data: Any, *, cfg: DictCo
         For mistakes that show only when training is about to start; the folder is as it was then.
     """
     folder.create(cfg)
-    checkpoint = folder.checkpoint if folder.checkpoint.is_file() else None
+    checkpoint = folder.checkpoint if recover(folder.checkpoint).exists() else None
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except UserError:

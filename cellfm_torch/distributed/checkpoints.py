@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from cellfm_torch.errors import UserError
 
@@ -41,7 +42,8 @@ def recover(path: Path) -> Path:
     """Return `path`, with what was there before where a kill came while it was replaced."""
     old = path.with_name(f"{path.name}.old")
     if old.exists() and not path.exists():
-        os.replace(old, path)
+        with suppress(FileNotFoundError):  # another process was faster
+            os.replace(old, path)
     return path
 
 
@@ -106,7 +108,7 @@ class PlainReader(FileSystemReader):
         except (OSError, pickle.UnpicklingError, EOFError, AttributeError, ValueError) as problem:
             raise UserError(f"{file} cannot be read ({problem}): give the folder of a sharded checkpoint") from problem
         if getattr(metadata, "storage_meta", None) is None:
-            metadata.storage_meta = self.storage_meta()
+            metadata.storage_meta = StorageMeta()
         assert metadata.storage_meta is not None
         metadata.storage_meta.load_id = self.load_id
         return metadata
@@ -129,8 +131,8 @@ def read_tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:
     prefix
         Such as ``"state_dict."``.
     """
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     reader = PlainReader(path)
     described = reader.read_metadata().state_dict_metadata
@@ -139,5 +141,5 @@ def read_tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:
         for name, entry in described.items()
         if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
     }
-    dcp.load(state, storage_reader=reader, no_dist=True)
+    load(state, storage_reader=reader, no_dist=True)
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}

@@ -94,7 +94,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
     ) -> None:
         """Write the folder of a sharded checkpoint; returns when training may change the weights again."""
-        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
         if storage_options is not None:
             raise TypeError("storage_options have no meaning for a local folder")
@@ -111,13 +111,13 @@ class ShardedStrategy(ModelParallelStrategy):
         if self.global_rank == 0:
             torch.save(checkpoint, part / REST)
         if not self.save_meanwhile:
-            dcp.save(tensors, checkpoint_id=part)
+            save(tensors, checkpoint_id=part)
             self._put_in_place(path)
             self.barrier()
             return
         if self._gloo is None:  # the background must not get between the collectives of training
             self._gloo = dist.new_group(backend="gloo")
-        saving = dcp.async_save(tensors, checkpoint_id=part, process_group=self._gloo)
+        saving = async_save(tensors, checkpoint_id=part, process_group=self._gloo)
         assert isinstance(saving, Future)
         # The first process ends its save after all others, when it writes .metadata.
         self._saving = _then(saving, lambda: self._put_in_place(path))

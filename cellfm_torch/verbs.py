@@ -366,6 +366,17 @@ VERBS: dict[str, Verb | Group] = {
         None,
         "cellfm convert CellFM_80M_weight.ckpt",
     ),
+    "export": Verb(
+        "cellfm_torch.commands.export",
+        "checkpoint of a training run, of one file or sharded over processes -> model folder",
+        (
+            Option("--output", "output={}", "model folder to write"),
+            Option("--config", "config={}", "config.yaml of the run, for a checkpoint outside of its run folder"),
+            Option("--overwrite", "overwrite=true", "replace the output where it exists"),
+        ),
+        "cellfm export runs/mine --output models/mine",
+        words=("checkpoint", "CHECKPOINT"),
+    ),
     "estimate": Verb(
         "cellfm_torch.commands.estimate",
         "memory, arithmetic and expected speed of a model",

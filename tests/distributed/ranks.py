@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 
-from cellfm_torch import CellDataModule, CellFM, CellFMConfig, PretrainTask
+from cellfm_torch import CellDataModule, CellFM, CellFMConfig, PretrainTask, retention
 from cellfm_torch.commands.interrupt import RandomState
 from cellfm_torch.distributed.progress import OtherProcesses
 from cellfm_torch.distributed.sharding import whole
@@ -71,8 +74,6 @@ def train(
     resume: Path | None = None,
 ) -> dict[str, Any]:
     """Train for some steps and validate; returns losses, whole weights, metrics and the cells of each batch."""
-    import os
-
     warnings.simplefilter("ignore")
     task, data = task_and_data(cells, genes, adam)
     watch = Watch()
@@ -137,3 +138,47 @@ def trainings(cells: Path, genes: list[str], jobs: dict[str, dict[str, Any]]) ->
         if dist.is_initialized() and dist.get_rank():
             done[name].pop("weights")  # the same everywhere, and large
     return done
+
+
+def command(overrides: list[str]) -> tuple[int, str]:
+    """Run ``python -m cellfm_torch.train``; returns its exit code and what it said."""
+    from cellfm_torch.train import main
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = main(overrides)
+    return code, said.getvalue()
+
+
+def split_cells(dtype: torch.dtype) -> dict[str, list[Any]]:
+    """Retention and gradients of this process's tokens, and what one process with all tokens gives for them."""
+    from cellfm_torch.ops.split import split_retention
+
+    dist.init_process_group("gloo")
+    rank, processes = dist.get_rank(), dist.get_world_size()
+    cells = 3
+    generator = torch.Generator().manual_seed(1)
+    # How many tokens of each cell each process has; some have none of some cell.
+    counts = torch.randint(10, 60, (processes, cells), generator=generator)
+    counts[0, 1] = 0
+    counts[processes - 1, 2] = 0
+    total = int(counts.sum())
+    q, k, v, weight = torch.randn(4, total, 2, 8, generator=generator, dtype=dtype)
+    cell = torch.repeat_interleave(torch.arange(cells).repeat(processes), counts.flatten())
+    owner = torch.repeat_interleave(torch.arange(processes).repeat_interleave(cells), counts.flatten())
+
+    def gradients(some: torch.Tensor, function: Any, of: torch.Tensor) -> list[torch.Tensor]:
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(of, minlength=cells).cumsum(0)])
+        inputs = [x[some].clone().requires_grad_() for x in (q, k, v)]
+        out = function(*inputs, offsets=offsets)
+        (out * weight[some]).square().sum().backward()
+        return [out.detach(), *(x.grad for x in inputs)]
+
+    own = (owner == rank).nonzero()[:, 0]
+    ours = gradients(own, split_retention, cell[own])
+    by_cell = torch.argsort(cell, stable=True)
+    whole_run = gradients(by_cell, retention, cell[by_cell])
+    place = torch.empty_like(by_cell)
+    place[by_cell] = torch.arange(total)
+    theirs = [x[place[own]] for x in whole_run]
+    return {"ours": [x.numpy() for x in ours], "theirs": [x.numpy() for x in theirs]}

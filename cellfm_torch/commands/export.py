@@ -64,7 +64,7 @@ def network_of(config: Path) -> Any:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     if not config.is_file():
         raise UserError(f"{config}: no such file: the checkpoint is in no run folder; give config=RUN/config.yaml")

@@ -6,12 +6,12 @@ import os
 import re
 
 
-def here() -> int | str:
-    """Return how many processes the launcher starts on this machine; ``"auto"`` where there is no launcher."""
+def here(otherwise: int | str = "auto") -> int | str:
+    """Return how many processes the launcher starts on this machine; `otherwise` where there is no launcher."""
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
         return int(os.environ["LOCAL_WORLD_SIZE"])
     tasks = re.match(r"\d+", os.environ.get("SLURM_NTASKS_PER_NODE", "")) if _in_srun() else None
-    return int(tasks[0]) if tasks else "auto"
+    return int(tasks[0]) if tasks else otherwise
 
 
 def nodes() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -141,5 +142,7 @@ def read_tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:
         for name, entry in described.items()
         if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
     }
-    load(state, storage_reader=reader, no_dist=True)
+    with warnings.catch_warnings():  # it says that there is one process
+        warnings.simplefilter("ignore", UserWarning)
+        load(state, storage_reader=reader, no_dist=True)
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}

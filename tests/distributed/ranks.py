@@ -182,3 +182,25 @@ def split_cells(dtype: torch.dtype) -> dict[str, list[Any]]:
     place[by_cell] = torch.arange(total)
     theirs = [x[place[own]] for x in whole_run]
     return {"ours": [x.numpy() for x in ours], "theirs": [x.numpy() for x in theirs]}
+
+
+def embed_command(overrides: list[str], die: bool) -> int:
+    """Run ``cellfm embed``, a part per batch; the second process is killed in its second batch, where asked for."""
+    import signal
+
+    from cellfm_torch.commands.embed import main
+    from cellfm_torch.embedding import callbacks
+    from cellfm_torch.embedding.compute import Halving
+
+    callbacks.PART_BYTES = 1
+    plain, calls = Halving.__call__, [0]
+
+    def mortal(self: Halving, batch: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2 and int(os.environ["RANK"]) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(self, batch)
+
+    if die:
+        Halving.__call__ = mortal  # type: ignore[method-assign]
+    return main(overrides)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -12,6 +13,17 @@ class UserError(ValueError):
     The message is one line: what is wrong, where (file, row, gene, option), and what to do. Commands print it
     without a traceback and exit with code 2.
     """
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Put the name of a file before the message of a UserError that does not have it."""
+    try:
+        yield
+    except UserError as problem:
+        if str(path) in str(problem):
+            raise
+        raise UserError(f"{path}: {problem}") from problem
 
 
 def examples(names: Iterable[object], *, most: int = 3, longest: int = 40) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from cellfm_torch.errors import UserError
 
 
 @contextmanager
@@ -40,3 +43,16 @@ def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text beside `path` and rename it."""
     with written_beside(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def check_stored(path: str | Path) -> None:
+    """Refuse an archive whose parts are packed: torch.save stores them as they are, and they take no more in memory.
+
+    Raises
+    ------
+    UserError
+        For an archive of which a few kilobytes could fill the memory.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise UserError(f"{path}: is a packed archive, which torch.save does not write; it was not read")

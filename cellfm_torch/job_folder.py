@@ -59,6 +59,7 @@ def _as_json(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def _described(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        there = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
+    return there if isinstance(there, dict) else {}

@@ -13,7 +13,7 @@ if not __package__:  # run as a script, perhaps uninstalled: make the checkout i
     __package__ = "cellfm_torch.convert"
 
 from cellfm_torch.command_line import OneLineParser
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, naming
 
 from .conversion import Options, convert_file
 from .folder import stoppable
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     validate = not given.pop("skip_validation")
     dtype = DTYPE_OPTIONS[given.pop("dtype")] if given["dtype"] else given.pop("dtype")
     try:
-        with stoppable():
+        with stoppable(), naming(checkpoint):
             done = convert_file(checkpoint, Options(**given, dtype=dtype, validate=validate))
     except (UserError, OSError) as problem:
         print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)

@@ -13,7 +13,7 @@ if not __package__:  # run as a script, perhaps uninstalled: make the checkout i
     __package__ = "cellfm_torch.convert"
 
 from cellfm_torch.command_line import OneLineParser
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, naming
 
 from .folder import stoppable
 from .scf_ckpt import PARTS
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     checkpoint, validate = given.pop("checkpoint"), not given.pop("skip_validation")
     dtype = DTYPE_OPTIONS[name] if (name := given.pop("dtype")) else None
     try:
-        with stoppable(), Console(stderr=True).status(f"converting {checkpoint}"):
+        with stoppable(), naming(checkpoint), Console(stderr=True).status(f"converting {checkpoint}"):
             done = convert_part(checkpoint, Options(**given, dtype=dtype, validate=validate))
     except (UserError, OSError) as problem:
         print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)

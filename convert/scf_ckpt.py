@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.files import check_stored
 from cellfm_torch.model import ScFoundationConfig
 
 PARTS = {
@@ -80,7 +81,11 @@ def read_part(path: Path, part: str) -> Part:
 def _read(path: Path) -> Any:
     try:
         mapped = zipfile.is_zipfile(path)  # parts that are not asked for are then never read
+        if mapped:
+            check_stored(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except UserError:
+        raise
     except OSError as problem:
         raise UserError(f"{path}: cannot be read ({problem.strerror or problem})") from problem
     except pickle.UnpicklingError as problem:
@@ -124,5 +129,5 @@ def _config(given: Mapping[str, Any], *, where: str) -> ScFoundationConfig:
         raise
     except KeyError as problem:
         raise UserError(f"{where}: its configuration lacks {problem}") from problem
-    except (TypeError, ValueError, AttributeError) as problem:
+    except (TypeError, ValueError, OverflowError, AttributeError) as problem:
         raise UserError(f"{where}: its configuration cannot be used ({problem})") from problem

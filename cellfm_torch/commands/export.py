@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cellfm_torch.commands import hydra_app
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, shortened
 
 NETWORK = "network."
 """What a task calls its network: the beginning of the names of its tensors."""
@@ -62,17 +62,15 @@ def network_of(config: Path) -> Any:
     """
     import torch
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    from cellfm_torch.commands.run_folder import read_config
 
     if not config.is_file():
         raise UserError(f"{config}: no such file: the checkpoint is in no run folder; give config=RUN/config.yaml")
     try:
-        tree: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
-        model = dict(tree["model"])
-    except (YAMLError, OmegaConfBaseException, KeyError, TypeError, ValueError) as problem:
-        raise UserError(f"{config} is not the config.yaml of a run: {str(problem).splitlines()[0]}") from problem
+        model = dict(read_config(config)["model"])
+    except Exception as problem:  # whatever the damaged text makes YAML or OmegaConf raise
+        raise UserError(f"{config} is not the config.yaml of a run: {shortened(problem, longest=150)}") from None
     for target in _targets(model):
         if not target.startswith(OURS):
             raise UserError(f"{config} builds {target}, which is no part of cellfm_torch")

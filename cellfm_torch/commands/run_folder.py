@@ -10,10 +10,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from cellfm_torch.commands.processes import rank
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, shortened
 from cellfm_torch.files import write_text
 
 # Options that may change between a run and its continuation without making it another run.
@@ -86,7 +87,7 @@ class RunFolder:
             if self.path.is_dir() and any(self.path.iterdir()):
                 raise UserError(f"run_dir={self.path} is not empty and holds no run; give another folder")
             return
-        old, new = _flat(OmegaConf.to_container(OmegaConf.load(self.config_file))), _flat(resolved(cfg))
+        old, new = self._recorded(), _flat(resolved(cfg))
         both = sorted(old.keys() | new.keys())
         changed = [k for k in both if old.get(k) != new.get(k) and not k.startswith(self.free)]
         if changed:
@@ -98,18 +99,31 @@ class RunFolder:
                 f"run_dir={self.path} already holds this run: go on with resume=true, or use another run_dir"
             )
 
+    def _recorded(self) -> dict[str, Any]:
+        """Return what the run in the folder was asked, {dotted name: value}."""
+        try:
+            return _flat(read_config(self.config_file))
+        except Exception as problem:  # whatever the damaged text makes YAML or OmegaConf raise
+            raise self._damaged(self.config_file, problem) from None
+
+    def _damaged(self, file: Path, problem: Exception) -> UserError:
+        reason = shortened(problem, longest=150)
+        return UserError(f"{file}: is damaged or was not written by a run ({reason}): restore it, or {self.instead}")
+
     def finished(self, cfg: DictConfig) -> dict[str, float] | None:
         """Return the metrics of a run that has ended as asked, or None."""
         if not self.config_file.is_file():
             return None
-        old, new = _flat(OmegaConf.to_container(OmegaConf.load(self.config_file))), _flat(resolved(cfg))
+        old, new = self._recorded(), _flat(resolved(cfg))
         if any(old.get(k) != new.get(k) for k in old.keys() | new.keys() if k.startswith("trainer.max_")):
             return None
         try:  # last: where several processes ask, the first one may be about to begin again
-            metrics: dict[str, float] = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+            metrics = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+            return {str(name): float(value) for name, value in metrics.items()}
         except FileNotFoundError:
             return None
-        return metrics
+        except (ValueError, TypeError, AttributeError) as problem:
+            raise self._damaged(self.metrics_file, problem) from None
 
     def create(self, cfg: DictConfig) -> None:
         """Make the folder and record the resolved configuration."""
@@ -134,6 +148,14 @@ class RunFolder:
         if rank():
             return
         write_text(self.metrics_file, json.dumps(metrics, indent=2) + "\n")
+
+
+def read_config(file: Path) -> Any:
+    """Return what a run was asked, as plain values; what a damaged file makes YAML or OmegaConf raise comes through."""
+    text = file.read_text(encoding="utf-8")
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+        raise ValueError("aliases, which no run writes")  # a few lines of them can stand for gigabytes
+    return OmegaConf.to_container(OmegaConf.create(text))
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

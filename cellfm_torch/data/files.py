@@ -141,6 +141,8 @@ def _read_manifest(path: Path) -> list[Input]:
     if PATH_COLUMN not in table:
         there = ", ".join(map(str, table.columns)) or "none"
         raise UserError(f"{path}: has no column '{PATH_COLUMN}' (it has {there}): name the column of files so")
+    if not len(table):
+        raise UserError(f"{path}: names no file: give one a row, in the column '{PATH_COLUMN}'")
     entries = []
     for line, row in enumerate(table.to_dict("records"), start=2):
         name = row.pop(PATH_COLUMN)

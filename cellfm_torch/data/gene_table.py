@@ -10,6 +10,7 @@ import functools
 import gzip
 import os
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -119,7 +120,7 @@ class GeneTable:
             return _load(Path(path), os.stat(path).st_mtime_ns)
         except FileNotFoundError:
             raise UserError(f"{path}: no such gene table: make one with cellfm genes build HGNC_FILE") from None
-        except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
+        except (OSError, EOFError, zlib.error, ValueError) as error:
             what = f" ({error})" if isinstance(error, OSError) and error.strerror else ""
             raise UserError(f"{path}: is not a gene table{what}: make one with cellfm genes build HGNC_FILE") from None
 
@@ -151,10 +152,17 @@ class GeneTable:
         return GeneTable(sorted(joined), source="; ".join(filter(None, (self.source, other.source))))
 
 
+MOST_TEXT = 1 << 27
+"""Characters; all names of all genes take a thirtieth of that, and a small packed file can hold any number."""
+
+
 @functools.lru_cache(maxsize=4)
 def _load(path: Path, _changed: int) -> GeneTable:
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        first, header, *lines = file.read().split("\n")
+        text = file.read(MOST_TEXT + 1)
+    if len(text) > MOST_TEXT:
+        raise ValueError("larger than any table of genes")
+    first, header, *lines = text.split("\n")
     if not first.startswith(MARK) or tuple(header.split("\t")) != COLUMNS:
         raise ValueError("another header")
     rows = (line.split("\t") for line in lines if line)

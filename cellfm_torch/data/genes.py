@@ -18,7 +18,7 @@ from cellfm_torch.data.gene_match import match_names
 from cellfm_torch.data.gene_table import GeneTable, find_table
 from cellfm_torch.data.options import MatchRule
 from cellfm_torch.data.vocab import bundled_symbols
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, naming
 from cellfm_torch.files import write_text
 from cellfm_torch.paths import VOCAB
 
@@ -134,9 +134,11 @@ class GeneVocab:
         if not Path(path).is_file():
             raise UserError(f"{path}: no such gene list")
         try:
-            return cls(Path(path).read_text(encoding="utf-8").split(), first_id=first_id)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            symbols = Path(path).read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: is not a gene list ({error}): give one gene symbol a line") from None
+        with naming(path):
+            return cls(symbols, first_id=first_id)
 
     def save(self, path: str | Path) -> None:
         """Write the symbols, one a line; the file appears complete or not at all."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import lzma
+import zlib
 from pathlib import Path
 
 from cellfm_torch.data.gene_table import Gene, GeneTable, ensembl_id
@@ -40,9 +42,11 @@ def read_hgnc(path: str | Path) -> GeneTable:
                         _split(row["prev_symbol"]),
                         _split(row["alias_symbol"]),
                     )
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such file: download HGNC's complete set from genenames.org") from None
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, csv.Error) as error:
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"{path}: cannot be read ({reason}): give HGNC's complete set, tab separated") from None
     if not genes:

@@ -11,6 +11,7 @@ Shapes: n cells of the store, G genes of the store, S shards.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from cellfm_torch.data import store_manifest
 from cellfm_torch.data.source import SOURCE_COLUMN
 from cellfm_torch.data.store_codec import Damaged
 from cellfm_torch.data.store_shard import file_sha256
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, shortened
 
 
 def is_store(path: object) -> bool:
@@ -95,12 +96,21 @@ class Store:
             for i, source in enumerate(self.sources)
             for shard in source["shards"]
         ]
+        self._check_inside()
         self.skipped: list[str] = []
         self._kept = np.ones(sum(shard.cells for shard in self.shards), dtype=bool) if skip_damaged else None
         if skip_damaged:
             self._skip()
         if not len(self):
             raise UserError(f"{self.path}: holds no cells yet: add some with cellfm prepare")
+
+    def _check_inside(self) -> None:
+        """Refuse a store whose parts are links to somewhere else: what is there is not the store's to read."""
+        own = os.path.join(os.path.realpath(self.path), "")
+        annotations = (self.path / "obs" / source["obs"] for source in self.sources)
+        for path in (self.path / "genes.txt", *(shard.path for shard in self.shards), *annotations):
+            if not os.path.realpath(path).startswith(own):
+                raise UserError(f"{path}: is a link out of the store: put the file itself there")
 
     def _read_genes(self) -> tuple[str, ...]:
         path = self.path / "genes.txt"
@@ -164,8 +174,8 @@ class Store:
         try:
             with h5py.File(path) as file:
                 return anndata.io.read_elem(file["obs"][name])
-        except (OSError, KeyError) as error:
-            raise UserError(f"{path}: is missing or damaged ({error}): restore it from a copy") from None
+        except Exception as error:  # whatever a damaged part makes h5py or anndata raise
+            raise UserError(f"{path}: is missing or damaged ({shortened(error)}): restore it from a copy") from None
 
     @cached_property
     def obs(self) -> pd.DataFrame:

@@ -20,6 +20,12 @@ from cellfm_torch.data.compiled import compiled
 LEVEL = 3
 """Of Zstandard: higher ones take longer and save less than 1 %."""
 
+MOST_CELLS = 1 << 20
+"""Of a block: far more than are compressed together."""
+
+_MOST_BYTES = {"lengths": 2, "genes": 3, "counts": 5}
+"""Of a part of a block: of a cell, and of an entry."""
+
 _HEADER = np.dtype([("cells", "<u4"), ("lengths", "<u4"), ("genes", "<u4"), ("counts", "<u4")])
 
 
@@ -209,12 +215,28 @@ def unpack(data: bytes, checksum: int) -> Block:
     """
     if zlib.crc32(data) != checksum:
         raise Damaged("a checksum does not match")
+    if len(data) < _HEADER.itemsize:
+        raise Damaged("a block is cut short")
     header = np.frombuffer(data, dtype=_HEADER, count=1)[0]
-    at = _HEADER.itemsize
-    parts = []
-    for name in ("lengths", "genes", "counts"):
+    cells, at = int(header["cells"]), _HEADER.itemsize
+    if cells > MOST_CELLS:
+        raise Damaged(f"a block claims {cells:,} cells")
+    parts: list[NDArray[np.uint8]] = []
+    for name in _MOST_BYTES:
         size = int(header[name])
-        # np.frombuffer gives arrays that may not be written to, another type for the compiled loops: hence the copies.
-        parts.append(np.frombuffer(zstd.decompress(data[at : at + size]) if size else b"", dtype=np.uint8).copy())
-        at += size
+        packed, at = data[at : at + size], at + size
+        # The most that a part can hold, so that a few bytes cannot ask for gigabytes.
+        most = cells if name == "lengths" else int(parts[0].view(np.uint16).sum(dtype=np.int64))
+        parts.append(_decompressed(packed, _MOST_BYTES[name] * most))
     return Block(parts[0].view(np.uint16), parts[1], parts[2])
+
+
+def _decompressed(packed: bytes, room: int) -> NDArray[np.uint8]:
+    """Return what bytes stand for, at most `room` bytes; what is not filled is 0."""
+    out = np.zeros(room, dtype=np.uint8)
+    if packed:
+        try:
+            zstd.decompress(packed, out)
+        except (RuntimeError, ValueError) as error:
+            raise Damaged(f"a block does not decompress ({error})") from None
+    return out

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.data import store_schema
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import written_beside
 
@@ -27,7 +28,10 @@ def _parse(line: bytes) -> Entry | None:
     checksum, _, text = line.partition(b" ")
     if not line.endswith(b"\n") or checksum != f"{zlib.crc32(text[:-1]):08x}".encode():
         return None
-    entry: Entry = json.loads(text)
+    try:
+        entry: Entry = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
     return entry
 
 
@@ -52,14 +56,21 @@ def read(folder: Path) -> list[Entry]:
     entries = [_parse(line) for line in lines]
     found = [entry for entry in entries if entry is not None]
     broken = [i for i, entry in enumerate(entries) if entry is None]
-    if not found or broken not in ([], [len(entries) - 1]) or found[0].get("kind") != "store":
+    if not found or broken not in ([], [len(entries) - 1]):
         where = f"line {broken[0] + 1}" if broken else "its beginning"
         raise UserError(f"{path}: is damaged at {where}: restore it from a copy, or prepare the store again")
-    if found[0]["format"] != FORMAT:
+    if isinstance(found[0], dict) and found[0].get("kind") == "store" and found[0].get("format") != FORMAT:
         raise UserError(
-            f"{folder}: is a store of format {found[0]['format']}, this version reads format {FORMAT}: "
+            f"{folder}: is a store of format {found[0].get('format')}, this version reads format {FORMAT}: "
             "install a later version of cellfm_torch, or prepare the store again"
         )
+    for number, entry in enumerate(found):
+        wrong = store_schema.fault(entry)
+        if wrong or (number == 0) != (entry["kind"] == "store"):
+            raise UserError(
+                f"{path}: line {number + 1}: {wrong or 'kind'} is not what cellfm prepare writes there: restore it "
+                "from a copy, or prepare the store again"
+            )
     return found
 
 

@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import struct
+import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,10 @@ from numpy.typing import NDArray
 from cellfm_torch.data.store_codec import Block, Damaged, encode, unpack
 
 MAGIC = b"CELLFM-SHARD-01\n"
+_OF_BLOCKS = {"ends": "<u8", "checksums": "<u4", "sizes": "<u4"}
+_INDEX_BYTES = 128
+"""Most bytes of the index for a cell, before compression; eight for each of a few columns are usual."""
+
 _TAIL = struct.Struct("<QII")  # bytes of blocks, bytes and checksum of the index
 
 
@@ -86,8 +91,15 @@ class ShardWriter:
         return self._hash.hexdigest()
 
 
-def read_index(path: Path) -> dict[str, NDArray[Any]]:
+def read_index(path: Path, cells: int) -> dict[str, NDArray[Any]]:
     """Return the index of a shard: ``ends``, ``checksums`` and ``sizes`` of blocks (K,), and columns of cells (n,).
+
+    Parameters
+    ----------
+    path
+        The shard.
+    cells
+        n, as the manifest has it.
 
     Raises
     ------
@@ -112,8 +124,36 @@ def read_index(path: Path) -> dict[str, NDArray[Any]]:
         raise Damaged(error.strerror or str(error)) from None
     if zlib.crc32(data) != checksum:
         raise Damaged("the checksum of its index does not match")
-    with np.load(io.BytesIO(data), allow_pickle=False) as index:
-        return dict(index)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(part.file_size for part in archive.infolist()) > _INDEX_BYTES * (cells + 1000):
+                raise Damaged("its index is larger than its cells need")
+        with np.load(io.BytesIO(data), allow_pickle=False) as packed:
+            index = dict(packed)
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError, zlib.error) as error:
+        raise Damaged(f"its index cannot be read ({error})") from None
+    _check_index(index, cells, start)
+    return index
+
+
+def _check_index(index: dict[str, NDArray[Any]], cells: int, end: int) -> None:
+    """Refuse an index that does not fit the cells and bytes of its shard: compiled loops rely on it."""
+    columns = {name: x for name, x in index.items() if name not in _OF_BLOCKS}
+    for name, kind in _OF_BLOCKS.items():
+        if name not in index or index[name].dtype != kind or index[name].ndim != 1:
+            raise Damaged(f"its index has no {name}")
+    ends, sizes = index["ends"].astype(np.int64), index["sizes"]
+    if not len(ends) == len(sizes) == len(index["checksums"]) or int(sizes.sum(dtype=np.int64)) != cells:
+        raise Damaged("its index is of other cells")
+    if len(ends) and (ends[0] <= len(MAGIC) or (np.diff(ends) <= 0).any() or ends[-1] != end):
+        raise Damaged("its index is of other blocks")
+    if "totals" not in columns or columns["totals"].dtype.kind not in "fu":
+        raise Damaged("its index has no totals")
+    for name, values in columns.items():
+        if values.shape != (cells,) or (name.startswith("expressed_") and values.dtype != np.uint16):
+            raise Damaged(f"its index has other {name}")
+    if not np.isfinite(columns["totals"]).all():
+        raise Damaged("its index has totals that are no numbers")
 
 
 def read_blocks(

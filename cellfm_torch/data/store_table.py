@@ -93,7 +93,7 @@ class StoreTable:
         deep_rows, deep_divisors, first = shard[:], shard[:], 0
         for i, one in enumerate(self.store.shards):
             try:
-                index = read_index(one.path)
+                index = read_index(one.path, one.cells)
             except Damaged as problem:
                 raise self._damaged(i, str(problem)) from None
             shard.append(np.full(len(index["ends"]), i, dtype=np.int32))
@@ -131,7 +131,9 @@ class StoreTable:
                 )[0]
             except Damaged as problem:
                 raise self._damaged(shard, str(problem)) from None
-            cells = len(block.lengths)
+            cells = int(index["sizes"][i])
+            if len(block.lengths) != cells:
+                raise self._damaged(shard, f"block {i} is of other cells")
             offsets = np.concatenate([[0], np.cumsum(block.lengths, dtype=np.int64)])
             genes, counts = np.empty(offsets[-1], dtype=np.int32), np.empty(offsets[-1], dtype=np.int32)
             if not store_codec.decode(*block, np.arange(cells), np.ones(cells), same, none, offsets, genes, counts):

@@ -16,7 +16,7 @@ def check_shard(store: Store, shard: Shard) -> str | None:
     if problem is not None:
         return f"{problem} (cells of {store.sources[shard.source]['source']}): prepare that source again"
     try:
-        cells = int(np.sum(read_index(shard.path)["sizes"]))
+        cells = int(np.sum(read_index(shard.path, shard.cells)["sizes"]))
     except Damaged as error:
         return f"{shard.path}: {error}"
     return None if cells == shard.cells else f"{shard.path}: holds {cells:,} cells, the manifest says {shard.cells:,}"

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.errors import UserError, nearest, shortened
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"num_layers": 4, "dim": 128, "num_heads": 4, "num_genes": 24_078},
     "80m": {"num_layers": 2, "dim": 1536, "num_heads": 48, "num_genes": 27_855, "read_depth": True},
     "800m": {"num_layers": 40, "dim": 1536, "num_heads": 48, "num_genes": 24_078},
 }
+
+MOST = {"num_layers": 10_000, "dim": 1 << 20, "num_heads": 1 << 16, "num_genes": 1 << 24, "max_genes": 1 << 24}
+"""No network that anybody could build is larger; a configuration from elsewhere may say anything."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,14 @@ class CellFMConfig:
         """Refuse sizes that make no network."""
         for name in ("num_layers", "dim", "num_heads", "num_genes", "max_genes"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"model.config.{name}={value}: must be a whole number, at least 1")
+            if type(value) is not int or not 1 <= value <= MOST[name]:
+                raise UserError(f"model.config.{name}={shortened(value)}: must be a whole number, 1 to {MOST[name]:,}")
         for name in ("read_depth", "zeros"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"task.{name}={getattr(self, name)}: must be true or false")
         if not isinstance(self.decoders, bool) or (self.zeros and not self.decoders):
             raise UserError(f"model.config.decoders={self.decoders}: must be true or false, and true with zeros")
-        if not isinstance(self.lora_rank, int) or self.lora_rank < 0:
+        if type(self.lora_rank) is not int or self.lora_rank < 0:
             raise UserError(f"model.config.lora_rank={self.lora_rank}: must be a whole number, 0 for no adapters")
         if self.dim % self.num_heads:
             raise UserError(f"model.config.dim={self.dim} is not a multiple of num_heads={self.num_heads}")

@@ -63,7 +63,7 @@ def test_wrong_manifests(folder: Path) -> None:
     for content, message in (
         ("path,donor\ncells.h5ad,D1\ncels.h5ad,D2\n", "row 3: .*cels.h5ad: no such file; did you mean 'cells.h5ad'"),
         ("path,donor\ncells.h5ad,D1\n,D2\n", "row 3 names no file"),
-        ("path,donor\n", "no input file given"),
+        ("path,donor\n", "manifest.csv: names no file"),
     ):
         manifest.write_text(content)
         with pytest.raises(UserError, match=message):

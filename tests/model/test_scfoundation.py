@@ -256,7 +256,7 @@ def test_refusals() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"num_genes": 0}, "num_genes=0: must be a whole number, at least 1"),
+        ({"num_genes": 0}, "num_genes=0: must be a whole number, 1 to 16,777,216"),
         ({"encoder_dim": 30, "encoder_heads": 4}, "not a multiple"),
         ({"decoder_head_dim": 1}, "decoder_head_dim=1"),
         ({"redraw_every": -1}, "redraw_every=-1"),

@@ -5,6 +5,7 @@ The tables are read by anndata; matrices stay on disk and are read in blocks, so
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,7 @@ def _word(value: Any) -> str:
 def _table(stored: Any) -> pd.DataFrame:
     if not hasattr(stored, "keys"):
         raise _Legacy
+    _check_claims(stored)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         table = read_elem(stored)
@@ -109,6 +111,21 @@ def _table(stored: Any) -> pd.DataFrame:
         raise ValueError(f"{stored.name} is not a table")
     table.index = table.index.astype(str)
     return table
+
+
+LARGE, MOST_PACKED = 1 << 30, 100_000
+"""Bytes of a column that is looked at, and how many of them a stored byte may stand for."""
+
+
+def _check_claims(table: Any) -> None:
+    """Refuse a table of a zarr store with columns that claim far more than is stored; HDF5 was looked at before."""
+    if isinstance(table, h5py.Group):
+        return
+    for column in (table[name] for name in table):
+        if hasattr(column, "keys"):
+            _check_claims(column)
+        elif column.nbytes > LARGE and column.nbytes > MOST_PACKED * column.nbytes_stored():
+            raise ValueError(f"{column.path} claims {column.size:,} values in {column.nbytes_stored():,} bytes")
 
 
 class _Legacy(Exception):
@@ -170,7 +187,19 @@ def open_h5ad(path: Path) -> AnnDataFile | MemoryFile:
         raise
 
 
+def _check_inside(folder: Path) -> None:
+    """Refuse a store with links to elsewhere: a chunk may be any file of this machine."""
+    own = os.path.join(os.path.realpath(folder), "")
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(parent, name)
+            if os.path.islink(path) and not os.path.realpath(path).startswith(own):
+                raise UserError(f"{path}: is a link out of the zarr store: put the file itself there")
+
+
 def open_zarr(path: Path) -> AnnDataFile:
     """Open an AnnData in zarr format: a folder, or a zip of one."""
+    if path.is_dir():
+        _check_inside(path)
     store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else path
     return AnnDataFile(path, zarr.open_group(store, mode="r"))

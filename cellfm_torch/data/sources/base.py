@@ -23,6 +23,9 @@ MEMORY = 1 << 25
 PIECE = 1 << 23
 """Values of a dense matrix, or entries of a matrix that is stored by gene, read at a time."""
 
+MOST_REPEATS = 4
+"""Entries of a cell for each gene, on average; more than one are repeats, which are added up."""
+
 
 class NoMatrixError(Exception):
     """A file has no matrix of the name asked for."""
@@ -124,6 +127,9 @@ class RowMatrix:
         self.shape = (int(shape[0]), int(shape[1]))
         self._data, self._indices = data, indices
         self._indptr = checked_indptr(indptr, self.shape[0], data.shape[0], indices.shape[0])
+        longest = int(np.diff(self._indptr).max(initial=0))
+        if longest > MOST_REPEATS * self.shape[1]:  # would be read at once, however little it takes on the disk
+            raise ValueError(f"a cell has {longest:,} entries for {self.shape[1]:,} genes")
 
     def blocks(self, size: int) -> Iterator[sp.csr_matrix]:
         """Yield rows."""

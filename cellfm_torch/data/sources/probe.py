@@ -37,6 +37,10 @@ def walk(group, seen, found):
     attributes(group)
     for name in group:
         try:
+            link = group.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                found.append(f"{group.name}/{name} is a link to another file, {link.filename}")
+                continue
             item = group[name]
             place = h5py.h5o.get_info(item.id)
             if (place.fileno, place.addr) in seen:
@@ -46,6 +50,10 @@ def walk(group, seen, found):
                 walk(item, seen, found)
                 continue
             attributes(item)
+            elsewhere = item.external or (item.virtual_sources() if item.is_virtual else None)
+            if elsewhere:
+                found.append(f"{item.name} is kept in another file, {elsewhere[0][1 if item.is_virtual else 0]}")
+                continue
             claimed, held = item.size * item.dtype.itemsize, item.id.get_storage_size()
             if claimed > 1 << 30 and claimed > 100_000 * held:
                 found.append(f"{item.name} claims {item.size:,} values in {held:,} bytes")
@@ -134,7 +142,7 @@ def look_at(path: Path) -> None:
     Raises
     ------
     ValueError
-        If reading it would never end, crash, or take far more memory than it can hold.
+        If reading it would never end, crash, take far more memory than it can hold, or read other files.
     """
     if wrong := _PROBER.ask(path.resolve()):
         raise ValueError(wrong)

@@ -6,6 +6,7 @@ that has to be read as a whole, through SciPy.
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import scipy.io
 import scipy.sparse as sp
 
 from cellfm_torch.data.sources.base import Matrix, MemoryMatrix, NoMatrixError, RowMatrix, numbers, text
+from cellfm_torch.data.sources.text import open_text
 from cellfm_torch.errors import UserError
 
 FEATURE_TABLES = ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv")
@@ -114,9 +116,10 @@ def _beside(path: Path, prefix: str, names: tuple[str, ...]) -> Path:
 
 def _table(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, sep="\t", header=None, dtype=str, quoting=3, keep_default_na=False)
+        with open_text(path) as file:
+            table = pd.read_csv(file, sep="\t", header=None, dtype=str, quoting=3, keep_default_na=False)
     except pd.errors.EmptyDataError:
         raise UserError(f"{path}: is empty: copy or download it again") from None
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:150]}): copy it again") from None
     return table

@@ -8,6 +8,7 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import io
 import lzma
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -36,18 +37,50 @@ SAMPLE_ROWS = 50
 """Rows that tell which columns hold numbers."""
 
 
+LONGEST_LINE = 1 << 26
+"""Characters. A cell of 100,000 genes takes a hundredth of that; a few packed kilobytes can stand for a line of any
+length, which would be held as a whole."""
+
+
+class _Lines(io.TextIOWrapper):
+    """Text whose lines are not longer than anybody's."""
+
+    _since = 0
+
+    def read(self, size: int | None = -1) -> str:
+        """Return so many characters, or all that are left."""
+        chunk = super().read(size)
+        last = chunk.rfind("\n")
+        self._since = self._since + len(chunk) if last < 0 else len(chunk) - last - 1
+        if self._since > LONGEST_LINE:
+            raise ValueError(f"a line of more than {LONGEST_LINE:,} characters")
+        return chunk
+
+    def readline(self, size: int = -1) -> str:  # type: ignore[override]
+        """Return a line."""
+        line = super().readline(min(size, LONGEST_LINE) if size >= 0 else LONGEST_LINE)
+        if len(line) == LONGEST_LINE and not line.endswith("\n"):
+            raise ValueError(f"a line of more than {LONGEST_LINE:,} characters")
+        return line
+
+    def __next__(self) -> str:  # type: ignore[override]
+        if line := self.readline():
+            return line
+        raise StopIteration
+
+
 def open_text(path: Path) -> IO[str]:
-    """Open a text file, compressed or not."""
+    """Open a text file, compressed or not; reading raises ValueError where a line is longer than any sound one."""
     with path.open("rb") as file:
         start = file.read(6)
     opener = next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), open)
-    return opener(path, "rt", encoding="utf-8-sig", newline="")
+    return _Lines(opener(path, "rb"), encoding="utf-8-sig", newline="")
 
 
 def read_header(path: Path) -> tuple[list[str], str]:
     """Return the fields of the first line, and what separates them."""
     with open_text(path) as file:
-        line = file.readline(1 << 26).rstrip("\r\n")
+        line = file.readline().rstrip("\r\n")
     separator = max(",\t;", key=line.count)
     if not line.count(separator):
         separator = " "

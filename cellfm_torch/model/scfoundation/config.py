@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cellfm_torch.batch import Masking
-from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.errors import UserError, nearest, shortened
 
 PRESETS: dict[str, dict[str, Any]] = {
     "scfoundation": {},
@@ -23,6 +23,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 POOLS = ("all", "max")
+MOST, MOST_LAYERS = 1 << 24, 10_000
+"""No network that anybody could build is larger; a configuration from elsewhere may say anything."""
 
 
 PRETRAINING = Masking(
@@ -78,8 +80,9 @@ class ScFoundationConfig:
         parts = [f"{part}_{name}" for part in ("encoder", "decoder") for name in ("layers", "dim", "heads")]
         for name in (*sizes, *parts, "decoder_head_dim"):
             value, bound = getattr(self, name), least.get(name, 1)
-            if not isinstance(value, int) or value < bound:
-                raise UserError(f"model.config.{name}={value}: must be a whole number, at least {bound}")
+            most = MOST_LAYERS if name.endswith("_layers") else MOST
+            if type(value) is not int or not bound <= value <= most:
+                raise UserError(f"model.config.{name}={shortened(value)}: must be a whole number, {bound} to {most:,}")
         if self.encoder_dim % self.encoder_heads:
             raise UserError(
                 f"model.config.encoder_dim={self.encoder_dim} is not a multiple of encoder_heads={self.encoder_heads}"

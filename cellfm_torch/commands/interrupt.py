@@ -39,6 +39,14 @@ class StopSignals:
         self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
         return self
 
+    def take_over(self) -> None:
+        """Put our handlers in the place of those that Lightning puts around them.
+
+        With several processes its own broadcasts from within the handler, in the middle of whatever else they send.
+        """
+        for number in self._before:
+            signal.signal(number, self._handle)
+
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -71,6 +79,7 @@ class SaveOnStop(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on there is something to save."""
+        self.signals.take_over()
         self.signals.training = True
 
     def on_train_batch_end(

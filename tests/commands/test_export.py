@@ -20,7 +20,7 @@ from cellfm_torch.train import main as train
 def runs(small_cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run with each kind of checkpoint."""
     folder = tmp_path_factory.mktemp("runs")
-    fsdp = ("strategy=fsdp", "trainer.accelerator=cpu", "trainer.devices=1")
+    fsdp = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=1")
     for name, more in (("whole", ()), ("sharded", fsdp)):
         job = small_job(small_cells, folder / name, "trainer.max_steps=2", "model.config.max_genes=1024", *more)
         assert train(job) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 import torch.distributed as dist
 
 from cellfm_torch import CellDataModule, CellFM, CellFMConfig, PretrainTask, retention
-from cellfm_torch.commands.interrupt import RandomState
+from cellfm_torch.callbacks import ActivationCheckpointing
+from cellfm_torch.commands.interrupt import RandomState, SaveOnStop, Stopped, StopSignals
 from cellfm_torch.distributed.progress import OtherProcesses
 from cellfm_torch.distributed.sharding import whole
 from cellfm_torch.distributed.strategy import ShardedStrategy
@@ -72,6 +74,8 @@ def train(
     save: Path | None = None,
     save_at: int = 0,
     resume: Path | None = None,
+    recompute: bool = False,
+    stop_at: int = 0,
 ) -> dict[str, Any]:
     """Train for some steps and validate; returns losses, whole weights, metrics and the cells of each batch."""
     warnings.simplefilter("ignore")
@@ -79,9 +83,13 @@ def train(
     watch = Watch()
     processes = processes or int(os.environ.get("WORLD_SIZE", 1))
     callbacks: list[Any] = [watch, RandomState(), OtherProcesses()]
-    if save is not None:
+    if recompute:
+        callbacks.append(ActivationCheckpointing("all"))
+    if save is not None and save_at:
         callbacks.append(Save(save, save_at))
-    with quiet_lightning():
+    with StopSignals() as signals, quiet_lightning():
+        if save is not None and stop_at:
+            callbacks += [Terminate(stop_at), SaveOnStop(signals, save)]
         trainer = pl.Trainer(
             accelerator="cpu",
             devices=processes,
@@ -101,7 +109,10 @@ def train(
             use_distributed_sampler=False,
             callbacks=callbacks,
         )
-        trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+        try:
+            trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+        except Stopped as stop:
+            return {"stopped": stop.step, "code": stop.exit_code}
         sharded = [tuple(p.to_local().shape) for p in task.network.parameters() if hasattr(p, "to_local")]
         metrics = trainer.test(task, datamodule=data, verbose=False)[0]
         weights = {name: whole(x).clone().numpy() for name, x in task.network.state_dict().items()}
@@ -128,6 +139,18 @@ class Save(pl.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.step and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             trainer.save_checkpoint(self.path)
+
+
+class Terminate(pl.Callback):
+    """Sends SIGTERM to the second process, within a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        first = batch_idx % trainer.accumulate_grad_batches == 0
+        if trainer.global_step == self.step and first and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def trainings(cells: Path, genes: list[str], jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -186,8 +209,6 @@ def split_cells(dtype: torch.dtype) -> dict[str, list[Any]]:
 
 def embed_command(overrides: list[str], die: bool) -> int:
     """Run ``cellfm embed``, a part per batch; the second process is killed in its second batch, where asked for."""
-    import signal
-
     from cellfm_torch.commands.embed import main
     from cellfm_torch.embedding import callbacks
     from cellfm_torch.embedding.compute import Halving

@@ -57,6 +57,20 @@ def test_goes_on_with_other_processes(
     assert ranks[0]["epochs"] == unbroken["epochs"]
 
 
+def test_stopped_by_a_signal_to_one_process(
+    unbroken: dict[str, Any], ragged: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    """SIGTERM in the middle of a step: all save after that step, and four go on where two were stopped."""
+    path = tmp_path / "last.ckpt"
+    options = {"strategy": "ddp", "steps": STEPS, "adam": "mindspore"}
+    assert launch(train, 2, *ragged, **options, save=path, stop_at=3) == [{"stopped": 4, "code": 143}] * 2
+    ranks = launch(train, 4, *ragged, **options, resume=path)
+    losses = ranks[0]["losses"]
+    assert len(losses) == STEPS - 4
+    assert np.abs(np.subtract(losses, unbroken["losses"][4:])).max() < 1e-5
+    assert all(np.abs(ranks[0]["weights"][key] - x).max() < 1e-4 for key, x in unbroken["weights"].items())
+
+
 def test_tensors_without_processes(checkpoint: Path, unbroken: dict[str, Any]) -> None:
     tensors = read_tensors(checkpoint, "state_dict.network.")
     assert {name: tuple(x.shape) for name, x in tensors.items()} == {

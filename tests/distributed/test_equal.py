@@ -116,15 +116,17 @@ def test_weights_are_sharded(trained: Results, processes: int) -> None:
     assert max(held) < 1.3 * sum(held) / processes
 
 
-def test_bfloat16_and_offload(ragged: tuple[Path, list[str]], trained: Results) -> None:
-    """In bfloat16 a loss has three digits, and weights stay in float32; offloading changes where, and not what."""
+def test_bfloat16_offload_and_checkpointing(ragged: tuple[Path, list[str]], trained: Results) -> None:
+    """In bfloat16 a loss has three digits, and weights stay in float32; the others save memory, no more."""
     jobs = {
         "half": {"strategy": "fsdp", "precision": "bf16-mixed", "steps": 6},
         "offload": {"strategy": "offload", "steps": 6},
+        "recompute": {"strategy": "fsdp", "recompute": True, "steps": 6},
     }
     found = launch(trainings, 2, *ragged, jobs)[0]
     expected = trained[1, "single-adamw"][0]["losses"][:6]
     assert np.abs(np.subtract(found["half"]["losses"], expected)).max() < 0.03 * max(expected)
     assert found["half"]["losses"] != expected
-    assert np.abs(np.subtract(found["offload"]["losses"], expected)).max() < 1e-5
+    for name in ("offload", "recompute"):
+        assert np.abs(np.subtract(found[name]["losses"], expected)).max() < 1e-5, name
     assert found["half"]["weights"]["encoder.0.glu.u_proj.weight"].dtype == np.float32

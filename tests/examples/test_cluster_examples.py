@@ -101,7 +101,7 @@ def test_train_by_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_submitted_from_the_login_node() -> None:
     """The launcher is configured, and takes every option that it is given."""
-    words = ["run_dir=runs/mine", "strategy=fsdp", "+cluster=slurm", "hydra.launcher.nodes=4"]
+    words = ["run_dir=runs/mine", "trainer=fsdp", "+cluster=slurm", "hydra.launcher.nodes=4"]
     hydra_app.register_resolvers()
     with initialize_config_dir(str(paths.CONF), version_base="1.3"):
         cfg = compose("train", overrides=words, return_hydra_config=True)

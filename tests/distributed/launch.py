@@ -12,8 +12,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-SECONDS = 240.0
-"""After which the processes are killed; they take a tenth of it."""
+SECONDS = 300.0
+"""After which the processes are killed; they take a tenth of it on a machine with other work."""
 
 # A server that has imported everything once forks the processes: imports take longer than the tests.
 CONTEXT = multiprocessing.get_context("forkserver")

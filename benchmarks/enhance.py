@@ -27,8 +27,8 @@ from benchmarks.machine import hardware_slug, machine, versions  # noqa: E402
 from benchmarks.report import RESULTS, stem_of  # noqa: E402
 from cellfm_torch import CellDataModule, load_model  # noqa: E402
 from cellfm_torch.paths import PBMC3K  # noqa: E402
-from cellfm_torch.plots.depth import WORDS  # noqa: E402
-from cellfm_torch.report.depth import verdicts  # noqa: E402
+from cellfm_torch.plots.depth import SHORT, WORDS  # noqa: E402
+from cellfm_torch.report.depth import REASONS, verdicts  # noqa: E402
 
 MIN_GENES, SEED = 200, 0
 """Of the pretraining experiments; its seed is that of the split."""
@@ -50,9 +50,10 @@ def page(scores: pd.DataFrame, model: str) -> list[str]:
     """Return the tables and what they say."""
     lines = [f"* {line}" for line in verdicts(scores, model)]
     metrics = [name for name in WORDS if name in scores]
+    lines += ["", *(f"{line}\n" for line in REASONS), f"{'; '.join(f'{SHORT[m]}: {WORDS[m]}' for m in metrics)}."]
     for share, part in scores.groupby("share", sort=False):
         lines += ["", f"## {share:.0%} of the counts, {part['cells'].iloc[0]:,} cells", ""]
-        lines += [f"| | {' | '.join(WORDS[name] for name in metrics)} |", "|---|" + "---|" * len(metrics)]
+        lines += [f"| | {' | '.join(SHORT[name] for name in metrics)} |", "|---|" + "---|" * len(metrics)]
         grouped = part.groupby("model", sort=False)[metrics]
         means, deviations = grouped.mean(), grouped.std()
         for name in means.index:

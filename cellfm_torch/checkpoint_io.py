@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,26 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from cellfm_torch.files import written_beside
 
 
+def before(path: str | Path) -> Path:
+    """Return where the checkpoint is kept that was at `path` before the last one."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.before{path.suffix}")
+
+
+def _keep(path: Path) -> None:
+    """Keep the checkpoint at `path` under its other name; there is one at `path` at every moment."""
+    aside = path.with_name(f"{path.name}.aside")
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(path, aside)
+    except OSError:  # a file system without links: for a moment there is only the one before
+        os.replace(path, before(path))
+    else:
+        os.replace(aside, before(path))
+
+
 class BesideCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its place and rename it; read it as Lightning does.
+    """Write a checkpoint beside its place and rename it, keeping the one before; read it as Lightning does.
 
     Lightning's own writer goes through the system's temporary folder: where that is another file system the last
     step is a copy, and a kill during it leaves half a checkpoint.
@@ -24,3 +43,10 @@ class BesideCheckpointIO(TorchCheckpointIO):
             raise TypeError("storage_options have no meaning for a local file")
         with written_beside(path) as part:
             torch.save(checkpoint, part)
+            if Path(path).is_file():
+                _keep(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint and the one before it."""
+        super().remove_checkpoint(path)
+        before(path).unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cellfm_torch.callbacks.embedding_writer import EmbeddingWriter
 from cellfm_torch.callbacks.freezer import BackboneFreezer
+from cellfm_torch.callbacks.guard import StepGuard
 from cellfm_torch.callbacks.memory import ActivationCheckpointing, KeepFreedMemory, TokenBudgetFinder
 from cellfm_torch.callbacks.pictures import LossCurve, UMAPPicture
 from cellfm_torch.callbacks.precision import MatmulPrecision
@@ -18,6 +19,7 @@ __all__ = [
     "LossCurve",
     "MatmulPrecision",
     "RunProgress",
+    "StepGuard",
     "Throughput",
     "TokenBudgetFinder",
     "UMAPPicture",

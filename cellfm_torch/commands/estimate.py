@@ -1,4 +1,4 @@
-"""What a model will cost before it runs: ``cellfm estimate 80m``. Memory, arithmetic, expected cells per second."""
+"""What a model will cost before it runs: ``cellfm estimate 80m``. Memory, arithmetic, speed; with --gpus a cluster."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cellfm_torch.command_line import OneLineParser
+from cellfm_torch.commands import estimate_cluster
 from cellfm_torch.errors import UserError, nearest
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -181,14 +182,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="cellfm estimate",
         description="Memory, arithmetic and expected speed of a model, before it runs.",
-        epilog="example: cellfm estimate 800m --tokens 65536 --dtype bfloat16 --rate 600",
+        epilog="examples: cellfm estimate 800m --tokens 65536 --dtype bfloat16 --rate 600; "
+        "cellfm estimate 800m --gpus 8,64 --cells 100e6 --epochs 2",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("model", help="tiny, 80m, 800m or a model folder")
     add("changes", nargs="*", metavar="FIELD=VALUE", help="fields of the network that differ, such as num_layers=12")
     add("--tokens", type=int, metavar="N", help="gene tokens per batch (default: 16384, or CELLS x GENES)")
-    add("--cells", type=int, metavar="B", help="cells per batch, instead of --tokens")
+    add("--batch-cells", type=int, metavar="B", help="cells per batch, instead of --tokens")
     add("--genes", type=int, metavar="L", default=GENES_PER_CELL, help="gene tokens per cell (default: %(default)s)")
     add("--dtype", choices=DTYPES, default="float32", help="of the products; weights stay in float32")
     add("--checkpointing", metavar="none|all|N", default="none", help="layers that compute forward twice")
@@ -196,20 +198,25 @@ def _parser() -> argparse.ArgumentParser:
     add("--rate", type=float, metavar="TFLOPS", help="rate of matrix products of the device meant, not this one's")
     add("--utilisation", type=float, metavar="U", help="share of that rate that is reached (default: as measured)")
     add("--json", action="store_true", help="print JSON, in bytes and operations")
+    estimate_cluster.add_options(parser)
     return parser
 
 
 def _run(given: argparse.Namespace) -> dict[str, Any]:
     config = network_config(given.model, given.changes)
-    for name in ("tokens", "cells", "genes", "rate", "utilisation"):
+    for name in ("tokens", "batch_cells", "genes", "rate", "utilisation", *estimate_cluster.NUMBERS):
         value = getattr(given, name)
         if value is not None and not 0 < value < math.inf:
-            raise UserError(f"--{name} {value}: must be a number above 0")
-    if given.tokens and given.cells:
-        raise UserError("--tokens and --cells both say how large a batch is: give one of them")
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be a number above 0")
+    if given.tokens and given.batch_cells:
+        raise UserError("--tokens and --batch-cells both say how large a batch is: give one of them")
+    tokens = given.tokens or (given.batch_cells * given.genes if given.batch_cells else 16384)
     layers = {"none": "0", "all": str(config.num_layers)}.get(given.checkpointing, given.checkpointing)
     if not layers.isdecimal():
         raise UserError(f"--checkpointing {given.checkpointing}: must be none, all or a number of layers")
+    checkpointed = min(int(layers), config.num_layers)
+    if given.gpus:
+        return estimate_cluster.plans(given, config, tokens=tokens, checkpointed=checkpointed)
     import torch
 
     if given.device == "cuda" and not torch.cuda.is_available():
@@ -219,11 +226,11 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
         raise UserError("--dtype float16: CPUs take minutes for one product; give --rate TFLOPS of the device you mean")
     return estimate(
         config,
-        tokens=given.tokens or (given.cells * given.genes if given.cells else 16384),
+        tokens=tokens,
         genes=given.genes,
         dtype=given.dtype,
         device=device,
-        checkpointed=min(int(layers), config.num_layers),
+        checkpointed=checkpointed,
         rate=given.rate and given.rate * 1e12,
         utilisation=given.utilisation and dict.fromkeys(("embedding", "training"), given.utilisation),
     )
@@ -239,6 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if given.json:
         print(json.dumps(result, indent=2))
+    elif given.gpus:
+        estimate_cluster.show(result, title=" ".join([given.model, *given.changes]))
     else:
         from cellfm_torch.commands.estimate_table import show
 

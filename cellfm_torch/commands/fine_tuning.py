@@ -18,7 +18,7 @@ from cellfm_torch.embedding.record import weights_of
 from cellfm_torch.model.loading import load_model
 
 # What the weights do not depend on.
-FREE = ("baselines", "callbacks.progress", "data.verbose", "label", "output", "run_dir", "scorer")
+FREE = ("baselines", "callbacks.guard", "callbacks.progress", "data.verbose", "label", "output", "run_dir", "scorer")
 
 
 class FineTuning:

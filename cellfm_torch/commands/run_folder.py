@@ -22,6 +22,7 @@ FREE = (
     "resume",
     "run_dir",
     "callbacks.progress",
+    "callbacks.guard",
     "callbacks.activation_checkpointing",
     "trainer.max_steps",
     "trainer.max_epochs",

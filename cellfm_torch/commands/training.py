@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from cellfm_torch.commands.checkpoints import newest_sound
 from cellfm_torch.commands.interrupt import RandomState, SaveOnStop, StopSignals
+from cellfm_torch.commands.processes import rank
 from cellfm_torch.commands.run_folder import RunFolder
-from cellfm_torch.distributed.checkpoints import recover
 from cellfm_torch.distributed.progress import OtherProcesses
 from cellfm_torch.errors import UserError
 
@@ -39,6 +41,11 @@ def make_trainer(cfg: DictConfig, folder: RunFolder, signals: StopSignals, *, lo
     return trainer
 
 
+def _warn(line: str) -> None:
+    if not rank():
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
 def fit(trainer: pl.Trainer, task: pl.LightningModule, data: Any, *, cfg: DictConfig, folder: RunFolder) -> None:
     """Train from the checkpoint in the folder where there is one, else from the start, and keep the last state.
 
@@ -50,7 +57,7 @@ def fit(trainer: pl.Trainer, task: pl.LightningModule, data: Any, *, cfg: DictCo
         For mistakes that show only when training is about to start; the folder is as it was then.
     """
     folder.create(cfg)
-    checkpoint = folder.checkpoint if recover(folder.checkpoint).exists() else None
+    checkpoint = newest_sound(folder.checkpoint, _warn)
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except UserError:

@@ -6,6 +6,7 @@ the rest of the run.
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shutil
@@ -16,9 +17,9 @@ from typing import Any, BinaryIO
 
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, StorageMeta
 
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, shortened
 
 METADATA, REST = ".metadata", "meta.pt"
 """Files of the folder: torch's, and Lightning's."""
@@ -120,6 +121,32 @@ class PlainReader(FileSystemReader):
         if not isinstance(found, Metadata):
             raise ValueError("it describes no checkpoint")
         return found
+
+
+def sharded_damage(path: Path) -> str | None:
+    """Return what is wrong with a sharded checkpoint, or None.
+
+    torch unpickles what is no tensor, such as the number of a step, so that is looked at here before.
+    """
+    if not is_sharded_checkpoint(path):
+        return f"it has no {METADATA} or no {REST}"
+    try:
+        metadata = PlainReader(path).read_metadata()
+        for index, place in (metadata.storage_data or {}).items():
+            file = path / place.relative_path
+            if file.parent != path or not file.is_file() or file.stat().st_size < place.offset + place.length:
+                return f"{place.relative_path} is missing or cut short"
+            if isinstance(metadata.state_dict_metadata.get(index.fqn), BytesStorageMetadata):
+                with file.open("rb") as stream:
+                    stream.seek(place.offset)
+                    torch.load(io.BytesIO(stream.read(place.length)), weights_only=True)
+    except UserError as problem:
+        return str(problem)
+    except pickle.UnpicklingError:
+        return "it holds more than tensors and plain values"
+    except Exception as problem:  # whatever damaged parts make torch raise
+        return shortened(problem, longest=120)
+    return None
 
 
 def read_tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cellfm_torch.distributed.sharding import class_name, whole_tensors
-from cellfm_torch.errors import UserError
+from cellfm_torch.errors import UserError, shortened
 from cellfm_torch.files import write_text, written_beside
 
 CONFIG, WEIGHTS, GENES = "config.json", "model.safetensors", "genes.txt"
@@ -71,7 +71,7 @@ def model_named(folder: str | Path) -> str:
     try:
         return str(json.loads(path.read_text(encoding="utf-8")).get("model", "CellFM"))
     except (ValueError, AttributeError) as problem:
-        raise UserError(f"{path} is not the configuration of a model: {problem}") from problem
+        raise UserError(f"{path} is not the configuration of a model: {shortened(problem, longest=200)}") from problem
 
 
 def load_folder(model: Callable[..., Loaded], config: type, folder: str | Path, *, dtype: torch.dtype) -> Loaded:
@@ -84,13 +84,17 @@ def load_folder(model: Callable[..., Loaded], config: type, folder: str | Path, 
         fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         expected = fields.pop("model", getattr(model, "__name__", None))
     except (ValueError, TypeError, AttributeError) as problem:
-        raise UserError(f"{folder / CONFIG} is not a configuration of this model: {problem}") from problem
+        raise UserError(
+            f"{folder / CONFIG} is not a configuration of this model: {shortened(problem, longest=200)}"
+        ) from problem
     if expected != getattr(model, "__name__", expected):  # first: another model's fields are not mistakes
-        raise UserError(f"{folder / CONFIG} describes a {expected}, not a {model.__name__}")
+        raise UserError(f"{folder / CONFIG} describes a {shortened(expected)}, not a {model.__name__}")
     try:
         network_config = config(**fields)
     except (ValueError, TypeError) as problem:
-        raise UserError(f"{folder / CONFIG} is not a configuration of this model: {problem}") from problem
+        raise UserError(
+            f"{folder / CONFIG} is not a configuration of this model: {shortened(problem, longest=200)}"
+        ) from problem
     try:
         lines = (folder / GENES).read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as problem:

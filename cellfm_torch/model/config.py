@@ -67,7 +67,7 @@ class CellFMConfig:
                 raise UserError(f"task.{name}={getattr(self, name)}: must be true or false")
         if not isinstance(self.decoders, bool) or (self.zeros and not self.decoders):
             raise UserError(f"model.config.decoders={self.decoders}: must be true or false, and true with zeros")
-        if type(self.lora_rank) is not int or self.lora_rank < 0:
+        if type(self.lora_rank) is not int or not 0 <= self.lora_rank <= MOST["dim"]:
             raise UserError(f"model.config.lora_rank={self.lora_rank}: must be a whole number, 0 for no adapters")
         if self.dim % self.num_heads:
             raise UserError(f"model.config.dim={self.dim} is not a multiple of num_heads={self.num_heads}")

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 def expected_expression(network: CellFM, batch: CellBatch) -> Tensor:
     """Return the expected log1p(CP10K) of every gene of the vocabulary, (B, G): probability of expression times value.
 
-    Of genes that are tokens of the cell the mean of both decoders, by gene and by cell; of all others by cell, which
-    needs the gene's embedding only. At the target depth, where the network reads one.
+    Of genes with counts the mean of both decoders, by gene and by cell; of all others by cell, which needs the gene's
+    embedding only: by gene a token without counts is told that it has none, and says so at any depth. At the target
+    depth, where the network reads one.
 
     Raises
     ------
@@ -42,8 +43,9 @@ def expected_expression(network: CellFM, batch: CellBatch) -> Tensor:
         out = (value * probability(encoding.cell @ decoder.expressed(static).T)).float()
         by_gene, expressed = network.gene_decoder(encoding.genes)
         assert expressed is not None
-        cells, genes = batch.cell_of_gene, batch.gene_ids - network.input_spec.first_id
-        out[cells, genes] = (out[cells, genes] + by_gene.float() * expressed.float()) / 2
+        counted = (batch.values > 0).nonzero()[:, 0]
+        cells, genes = batch.cell_of_gene[counted], batch.gene_ids[counted] - network.input_spec.first_id
+        out[cells, genes] = (out[cells, genes] + by_gene[counted].float() * expressed[counted].float()) / 2
         return out.clamp_min(0)
     finally:
         network.train(training)

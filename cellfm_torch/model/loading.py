@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.errors import UserError, nearest, shortened
 from cellfm_torch.model.cellfm import CellFM
 from cellfm_torch.model.checkpoint import model_named
 from cellfm_torch.model.scfoundation import ScFoundation
@@ -34,7 +34,9 @@ def load_model(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Cel
     name = model_named(folder)
     if name not in BACKBONES:
         known = ", ".join(BACKBONES)
-        raise UserError(f"{folder}: config.json names the model '{name}'{nearest(name, BACKBONES)}; there are {known}")
+        raise UserError(
+            f"{folder}: config.json names the model '{shortened(name)}'{nearest(name, BACKBONES)}; there are {known}"
+        )
     return BACKBONES[name].from_pretrained(folder, dtype=dtype)
 
 

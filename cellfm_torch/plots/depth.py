@@ -23,6 +23,18 @@ WORDS = {
     "ari": "ARI of clusters and types",
     "silhouette": "silhouette of types",
 }
+SHORT = {
+    "mae": "MAE",
+    "mae_expressed": "MAE, expr.",
+    "mre_expressed": "MRE, expr.",
+    "pearson": "r",
+    "pearson_expressed": "r, expr.",
+    "gene_pearson": "r by gene",
+    "nmi": "NMI",
+    "ari": "ARI",
+    "silhouette": "silhouette",
+}
+"""Of headings; WORDS says what they mean."""
 
 
 def depth_curves(scores: pd.DataFrame, metric: str, *, ax: Axes | None = None, legend: bool = True) -> Axes:

@@ -43,19 +43,21 @@ def test_usual_utilisation() -> None:
 
 
 def test_options(capsys: pytest.CaptureFixture[str]) -> None:
-    plain = asked(capsys, "tiny", "--cells", "10", "--genes", "500", "--utilisation", "0.5")
+    plain = asked(capsys, "tiny", "--batch-cells", "10", "--genes", "500", "--utilisation", "0.5")
     assert plain["batch"]["gene_tokens"] == 5000 and plain["utilisation"] == {"embedding": 0.5, "training": 0.5}
-    half = asked(capsys, "tiny", "--cells", "10", "--genes", "500", "--dtype", "float16")
+    half = asked(capsys, "tiny", "--batch-cells", "10", "--genes", "500", "--dtype", "float16")
     assert half["training_memory"]["activations"] < plain["training_memory"]["activations"]
     assert half["training_memory"]["weights"] == plain["training_memory"]["weights"]
-    wrapped = asked(capsys, "tiny", "--cells", "10", "--genes", "500", "--checkpointing", "2", "--utilisation", "0.5")
+    wrapped = asked(
+        capsys, "tiny", "--batch-cells", "10", "--genes", "500", "--checkpointing", "2", "--utilisation", "0.5"
+    )
     memory = wrapped["training_memory"]
     assert memory["activations_every_layer_checkpointed"] < memory["activations"]
     assert memory["activations"] < memory["activations_no_layer_checkpointed"]
     # Two of four layers run forward again: 3.5 instead of 3, and useful arithmetic stays what it was.
     assert wrapped["cells_per_second"]["training"] == pytest.approx(plain["cells_per_second"]["training"] * 3 / 3.5)
     assert wrapped["operations_per_cell"] == plain["operations_per_cell"]
-    deeper = asked(capsys, "tiny", "num_layers=8", "read_depth=true", "--cells", "10", "--genes", "500")
+    deeper = asked(capsys, "tiny", "num_layers=8", "read_depth=true", "--batch-cells", "10", "--genes", "500")
     assert deeper["network"]["num_layers"] == 8 and deeper["batch"]["tokens_per_cell"] == 503
 
 
@@ -101,7 +103,7 @@ def test_estimate_of_this_machine_names_it(monkeypatch: pytest.MonkeyPatch) -> N
         (["tiny", "dim=wide"], "dim=wide: must be a number"),
         (["tiny", "dim=130"], "not a multiple of num_heads"),
         (["tiny", "--tokens", "0"], "--tokens 0: must be a number above 0"),
-        (["tiny", "--tokens", "5", "--cells", "5"], "give one of them"),
+        (["tiny", "--tokens", "5", "--batch-cells", "5"], "give one of them"),
         (["tiny", "--rate", "nan"], "--rate nan"),
         (["tiny", "--utilisation", "-1"], "--utilisation -1.0"),
         (["tiny", "--checkpointing", "some"], "none, all or a number of layers"),
@@ -129,3 +131,27 @@ def test_no_cuda_device(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert cli.main(["estimate", "tiny", "--device", "cuda"]) == 2
     assert "there is no CUDA device here" in capsys.readouterr().err
+
+
+def test_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["estimate", "80m", "--gpus", "8,64", "--cells", "1e6", "--epochs", "2", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [(one["gpus"], one["strategy"]) for one in said["plans"]] == [
+        (gpus, strategy) for gpus in (8, 64) for strategy in ("ddp", "fsdp", "hybrid")
+    ]
+    first = said["plans"][0]
+    assert first["seconds"] == pytest.approx(2e6 / first["cells_per_second"] / (1 - first["wasted"]))
+    assert cli.main(["estimate", "80m", "--gpus", "8", "--gpu", "h200", "--gpus-per-node", "4", "--price", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert all(len(line.rstrip()) <= 80 for line in shown.splitlines()[:5])  # fits a terminal
+    for words in ("80m on H200", "hybrid", "$2 per GPU and hour", "a checkpoint of 1.03 GB"):
+        assert words in shown, shown
+    for typed, message in (
+        (["--gpus", "0"], "--gpus 0: give whole numbers from 1"),
+        (["--gpus", "8,x"], "--gpus x: give whole numbers from 1"),
+        (["--gpus", "8", "--gpu", "h10"], "did you mean 'h100'"),
+        (["--gpus", "8", "--cells", "-1"], "--cells -1.0: must be a number above 0"),
+        (["--gpus", "8", "--gpus-per-node", "0"], "--gpus-per-node 0: must be a number above 0"),
+    ):
+        assert cli.main(["estimate", "80m", *typed]) == 2
+        assert message in capsys.readouterr().err

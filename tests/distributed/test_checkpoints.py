@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from launch import launch
 from ranks import train
 
+from cellfm_torch.commands.checkpoints import damage
 from cellfm_torch.distributed.checkpoints import (
     METADATA,
+    PlainReader,
     is_sharded_checkpoint,
     part_of,
     put_in_place,
@@ -93,6 +99,39 @@ def test_nothing_else_is_unpickled(tmp_path: Path) -> None:
     (folder / METADATA).write_bytes(b"text")
     with pytest.raises(UserError, match="cannot be read"):
         read_tensors(folder, "")
+
+
+def test_damage_is_found(checkpoint: Path, tmp_path: Path) -> None:
+    """Files that are missing or cut short, and values that would run code when torch unpickles them."""
+    assert damage(checkpoint) is None
+
+    def damaged(name: str) -> Path:
+        shutil.copytree(checkpoint, tmp_path / name)
+        return tmp_path / name
+
+    shard = damaged("cut") / "__1_0.distcp"
+    shard.write_bytes(shard.read_bytes()[:-50])
+    assert "__1_0.distcp is missing or cut short" in str(damage(shard.parent))
+    (damaged("gone") / METADATA).unlink()
+    assert "no .metadata" in str(damage(tmp_path / "gone"))
+    (damaged("rest") / "meta.pt").write_bytes(b"text")
+    assert "cut short or overwritten" in str(damage(tmp_path / "rest"))
+
+    folder = damaged("evil")
+    description = PlainReader(folder).read_metadata()
+    values = (place for index, place in description.storage_data.items() if index.fqn.endswith(".lr"))
+    place = next(values)
+    evil = io.BytesIO()
+    torch.save(Path("x"), evil)
+    with (folder / place.relative_path).open("rb+") as file:
+        file.seek(0, 2)
+        offset = file.tell()
+        file.write(evil.getvalue())
+    for index, old in description.storage_data.items():
+        if index.fqn.endswith(".lr"):
+            description.storage_data[index] = dataclasses.replace(old, offset=offset, length=len(evil.getvalue()))
+    (folder / METADATA).write_bytes(pickle.dumps(description))
+    assert damage(folder) == "it holds more than tensors and plain values"
 
 
 def test_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -25,11 +25,11 @@ def mutated_json(given: Any, rng: Rng) -> tuple[Any, str]:
     for _ in range(int(rng.integers(1, 4))):
         places = _places(node)
         place = places[int(rng.integers(len(places)))]
-        value = ODD[int(rng.integers(len(ODD)))]
+        value = copy.deepcopy(ODD[int(rng.integers(len(ODD)))])
         how = str(rng.choice(["replace", "replace", "remove", "add", "wrap"]))
         done.append(f"{how} {'.'.join(map(str, place)) or 'all'}")
         if not place:
-            node = copy.deepcopy(value) if how == "replace" else [node] if how == "wrap" else node
+            node = value if how == "replace" else [node] if how == "wrap" else node
             continue
         holder = node
         for key in place[:-1]:
@@ -39,5 +39,5 @@ def mutated_json(given: Any, rng: Rng) -> tuple[Any, str]:
         elif how == "add" and isinstance(holder, dict):
             holder[str(rng.choice(["model", "x", "__class__", "_target_"]))] = value
         else:
-            holder[place[-1]] = [holder[place[-1]]] if how == "wrap" else copy.deepcopy(value)
+            holder[place[-1]] = [holder[place[-1]]] if how == "wrap" else value
     return node, ", ".join(done)

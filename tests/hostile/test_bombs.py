@@ -21,6 +21,7 @@ import torch
 from bombs import BOMBS, GENES, bomb
 from formats import WRITERS
 from harness import REFUSED, run
+from jobs import small_job
 from mutations import cells as made_cells
 
 from cellfm_torch import CellFM, CellFMConfig, UserError, load_model
@@ -84,6 +85,24 @@ def test_the_bombs_are_bombs(mark: Path) -> None:
 def test_floods_end_in_one_line_within_two_gigabytes() -> None:
     outcomes = list(run(bomb, range(len(BOMBS))))
     assert [(outcome.what, outcome.verdict) for outcome in outcomes] == [(make.__name__, REFUSED) for make in BOMBS]
+
+
+def test_checkpoint_of_a_run(tmp_path: Path, mark: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a colleague sends to go on with."""
+    adata = made_cells(list(GeneVocab.bundled(24078).symbols[:300]), np.random.default_rng(0))
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    job = small_job(tmp_path / "cells.h5ad", tmp_path / "run", "trainer.max_steps=2", "trainer.val_check_interval=1")
+    job += ["data.min_genes=1"]
+    assert train(job) == 0
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    longer = [*job, "trainer.max_steps=4", "resume=true"]
+    hostile = io.BytesIO()
+    torch.save(torch.load(last, weights_only=True) | {"hyper_parameters": Bomb(mark)}, hostile)
+    for content, why in ((hostile.getvalue(), "it would run code"), (pickle.dumps(Bomb(mark)), "cut short")):
+        for name in ("last.ckpt", "last.before.ckpt"):
+            last.with_name(name).write_bytes(content)
+        assert why in refuses(capsys, longer, train)
+        assert not mark.exists()
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.pt", "model.pth", "model.safetensors"])

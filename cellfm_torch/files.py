@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,3 +58,38 @@ def check_stored(path: str | Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
             raise UserError(f"{path}: is a packed archive, which torch.save does not write; it was not read")
+
+
+_NOT_WRITTEN = {
+    errno.ENOSPC: "no space is left on the disk: free some",
+    errno.EDQUOT: "your quota of the disk is used up: free some space",
+    errno.EFBIG: "files of this size are not allowed here (ulimit -f): raise the limit",
+    errno.EROFS: "the disk is read-only: choose another folder",
+    errno.EACCES: "there is no permission to write: choose another folder",
+    errno.EPERM: "there is no permission to write: choose another folder",
+    errno.EIO: "the disk reports an error: look after it",
+}
+_IN_WORDS = re.compile(r"code: (\d+)|(PytorchStreamWriter failed writing|inline_container\.cc.*unexpected pos)")
+"""How safetensors and torch, which write by themselves, tell of it."""
+
+
+def not_written(problem: BaseException) -> str | None:
+    """Return one line about a disk that took no more, or None for any other problem.
+
+    Parameters
+    ----------
+    problem
+        With what it came from.
+    """
+    seen: BaseException | None = problem
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _NOT_WRITTEN:
+            where = f"{seen.filename}: " if seen.filename else ""
+            return f"{where}{_NOT_WRITTEN[seen.errno]}, and give the same command again"
+        if found := _IN_WORDS.search(str(seen)):
+            number = int(found[1]) if found[1] else errno.ENOSPC
+            if number in _NOT_WRITTEN:
+                what = _NOT_WRITTEN[number] if found[1] else "a file could not be written: free some space on the disk"
+                return f"{what}, and give the same command again"
+        seen = seen.__cause__ or seen.__context__
+    return None

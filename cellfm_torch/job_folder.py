@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cellfm_torch.errors import UserError
-from cellfm_torch.files import write_text
+from cellfm_torch.files import write_text, written_beside
+
+Arrays = Mapping[str, NDArray[Any]]
 
 
 def open_job(folder: Path, job: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -63,3 +69,39 @@ def _described(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return there if isinstance(there, dict) else {}
+
+
+def save_arrays(file: Path, arrays: Arrays) -> None:
+    """Write arrays by name; the file appears complete or not at all."""
+    with written_beside(file) as part, part.open("wb") as opened:
+        np.savez(opened, **arrays)  # type: ignore[arg-type]
+
+
+def saved_arrays(file: Path) -> dict[str, NDArray[Any]] | None:
+    """Return what :func:`save_arrays` wrote; None where there is nothing, or the file is damaged."""
+    try:
+        with zipfile.ZipFile(file) as archive, np.load(file, allow_pickle=False) as there:
+            return None if archive.testzip() is not None else dict(there)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def kept(file: Path | None, shapes: Mapping[str, tuple[int, ...]], compute: Callable[[], Arrays]) -> Arrays:
+    """Return the arrays that a file keeps, or compute and keep them.
+
+    Parameters
+    ----------
+    file
+        An npz; None keeps nothing.
+    shapes
+        That are expected, by name; a file that is damaged or holds others is computed again.
+    compute
+        What gives them.
+    """
+    there = None if file is None else saved_arrays(file)
+    if there is not None and {name: array.shape for name, array in there.items()} == dict(shapes):
+        return there
+    found = compute()
+    if file is not None:
+        save_arrays(file, found)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,8 @@ def run(cfg: Any) -> int:
         raise UserError(f"give one file of cell lines, not {len(files)}")
     options["expression"] = str(files[0])
     settings = dict(options)
-    results = results_folder(options.pop("results"), overwrite=options.pop("overwrite"))
+    results = results_folder(options.pop("results"), overwrite=options["overwrite"])
+    keep = results / "parts"
     console = Console()
 
     def say(line: str) -> None:
@@ -43,14 +45,16 @@ def run(cfg: Any) -> int:
 
     asked = {name: options.pop(name) for name in ("expression", "ic50", "model_folder")}
     try:
-        result = drug_response(*asked.values(), say=say, fit_options=options.pop("fit"), **options)
-    except (KeyboardInterrupt, SystemExit):  # the latter is what Lightning makes of Ctrl-C
-        print("interrupted: nothing was written", file=sys.stderr)
+        result = drug_response(*asked.values(), keep=keep, say=say, fit_options=options.pop("fit"), **options)
+    except KeyboardInterrupt:
+        done = f"what is done is kept in {keep}; the same command goes on" if keep.exists() else "nothing was written"
+        print(f"interrupted: {done}", file=sys.stderr)
         return 130
     console.print(_table(result.summary()))
     for line in result.verdicts():
         say(line)
     _save(result, settings, results)
+    shutil.rmtree(keep, ignore_errors=True)
     say(f"results: {results}")
     return 0
 
@@ -74,9 +78,10 @@ def _save(result: Any, settings: dict[str, Any], results: Path) -> None:
     write_table(result.joined, results / "joined.csv")
     write_text(results / "split.json", json.dumps(splits, indent=1) + "\n")
     simple = summary[summary["method"].isin(BASELINES)]
+    given = "" if settings["unit"] == "ln_uM" else f", from {settings['unit']}"
     facts = {
         "expression": str(settings["expression"]),
-        "IC50": f"{settings['ic50']}, ln(uM)",
+        "IC50": f"{settings['ic50']}, ln(uM){given}",
         "model": str(settings["model_folder"]),
         "split": f"{settings['split']}, seeds {', '.join(map(str, settings['seeds']))}. Validation pairs, held out in "
         "the same way, say when training stops; test pairs are read for the scores only.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ def run(cfg: Any) -> int:
     options["drug"] = str(options["drug"])
     settings = dict(options)
     results = results_folder(options.pop("results"), overwrite=options.pop("overwrite"))
+    keep = results / "parts"
     console = Console()
 
     def say(line: str) -> None:
@@ -39,13 +41,15 @@ def run(cfg: Any) -> int:
 
     options |= options.pop("data") | {"model": options.pop("model_folder")}
     try:
-        result = single_cell_response(**options, say=say)
+        result = single_cell_response(**options, keep=keep, say=say)
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        done = f"what is done is kept in {keep}; the same command goes on" if keep.exists() else "nothing was written"
+        print(f"interrupted: {done}", file=sys.stderr)
         return 130
     for line in result.verdicts():
         say(line)
     _save(result, settings, results)
+    shutil.rmtree(keep, ignore_errors=True)
     say(f"results: {results}; cells: {results / 'cells.h5ad'}")
     return 0
 
@@ -53,6 +57,7 @@ def run(cfg: Any) -> int:
 def _save(result: Any, settings: dict[str, Any], results: Path) -> None:
     from cellfm_torch.commands.gene_files import write_genes, write_settings, write_table
     from cellfm_torch.drug.cells import PROBABILITY
+    from cellfm_torch.drug.methods import WORDS
     from cellfm_torch.files import write_text
     from cellfm_torch.report.drug_cells import render_drug_cells
 
@@ -62,20 +67,21 @@ def _save(result: Any, settings: dict[str, Any], results: Path) -> None:
     write_genes(result.adata, results / "cells.h5ad")
     if result.scores is not None:
         write_table(result.scores, results / "scores.csv")
+    by = settings["by"]
+    drawn = f", groups of {by} drawn whole." if by else ". Cells of a donor are alike: give by=COLUMN."
     facts = {
         "cells": settings["cells"],
         "lines": f"{settings['expression']}, IC50: {settings['ic50']}",
         "model": str(settings["model_folder"]),
-        "method": f"{settings['method']}: lines are moved to where the cells lie, without a label of a cell; a "
-        "logistic regression learns from the labelled ones. Cells that respond otherwise than lines do, or a file "
-        "with one kind of cell only, are not noticed.",
-        "baselines": "Logistic regression on log1p(CP10K) of the 2,000 most variable genes that lines and cells "
-        "express; the same embedding without adaptation; the same network with random weights.",
-        "intervals": "95 %, of 500 bootstrap samples of the cells"
-        + (
-            f", groups of {settings['by']} drawn whole." if settings["by"] else ". Cells of a donor are alike: give by="
-        ),
+        "method": f"{settings['method']}: {WORDS[settings['method']]}; no label of a cell is used. Cells that respond "
+        "otherwise than lines do, or a file with one kind of cell only, are not noticed.",
     }
+    if result.scores is not None:
+        facts |= {
+            "baselines": "Logistic regression on log1p(CP10K) of the 2,000 most variable genes that lines and cells "
+            "express; the same embedding without adaptation; the same network with random weights.",
+            "intervals": f"95 %, of 500 bootstrap samples of the cells{drawn}",
+        }
     response = settings["response"]
     text = render_drug_cells(
         title=f"Response to {result.drug}: {Path(settings['cells']).name}",

@@ -131,6 +131,8 @@ def show(result: dict[str, Any], *, title: str) -> None:
     console = Console(highlight=False)
     console.print(table)
     last = result["plans"][-1]
+    together = last["gpus"] * result["tokens_per_gpu"] / result["genes_per_cell"]
+    steps = result["cells"] * result["epochs"] / together
     lines = [
         f"{result['cells']:,.0f} cells x {result['epochs']:g} of {result['genes_per_cell']:,} genes; "
         f"{result['tokens_per_gpu']:,} gene tokens per GPU and step; {result['utilisation']:.0%} of "
@@ -139,6 +141,8 @@ def show(result: dict[str, Any], *, title: str) -> None:
         f"{span(last['interval'])}; {last['wasted']:.1%} of the time goes to checkpoints and failures;",
         f"they read {amount(last['loading'])}B/s of cells; with {last['strategy']} each sends {amount(last['sent'])}B "
         "a step",
+        f"a step there has {together:,.0f} cells, and the run {steps:,.0f} steps: whether a network learns as much "
+        "from fewer, larger steps is not in these figures",
         "waits: share of a step in which traffic is not hidden behind arithmetic",
     ]
     if not all(one["fits"] for one in result["plans"]):

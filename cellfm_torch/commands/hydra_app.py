@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from cellfm_torch import paths
 from cellfm_torch.commands import processes
 from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.files import not_written
 from cellfm_torch.verbs import verb_of
 
 USER_ERROR = 2  # exit code of everything the user can put right
@@ -76,6 +77,11 @@ def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> 
             result = job(cfg)
         except (UserError, HydraException, OmegaConfBaseException) as problem:  # here, or Hydra prints lines of its own
             result = _complain(explain(problem, config=config))
+        except Exception as problem:
+            said = not_written(problem)
+            if said is None:
+                raise
+            result = _complain(said)
 
     # Read when torch loads its OpenMP. Waiting threads that spin for long make training several times slower as soon
     # as another program wants a core; a short spin costs 7 % on an idle machine.

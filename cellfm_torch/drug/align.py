@@ -82,6 +82,3 @@ def sinkhorn(cost: Floats, *, blur: float, rounds: int = ROUNDS) -> Floats:
 def _log_sum(x: Floats, axis: int) -> Floats:
     top = x.max(axis, keepdims=True)
     return np.log(np.exp(x - top).sum(axis)) + top.squeeze(axis)
-
-
-METHODS: dict[str, Align] = {"coral": coral, "transport": transport, "scale": own_scale, "none": unaligned}

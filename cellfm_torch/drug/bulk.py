@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,15 @@ from numpy.typing import NDArray
 
 from cellfm_torch.analysis.expression import log_normalised
 from cellfm_torch.drug.baselines import NEAREST, RIDGE, mean_baselines, nearest_drug, ridge
-from cellfm_torch.drug.join import read_responses
+from cellfm_torch.drug.join import Responses, read_responses
 from cellfm_torch.drug.network import FitOptions, fit
 from cellfm_torch.drug.result import MODEL, RANDOM, DrugResult
 from cellfm_torch.drug.scores import Floats, per_drug, scores
 from cellfm_torch.drug.splits import Split, make_splits
-from cellfm_torch.embedding.cell_sets import Embeddings
+from cellfm_torch.embedding.cell_sets import Embeddings, counts_digest, weights_digest
 from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.job_folder import kept, open_job
+from cellfm_torch.model.device import device_named
 from cellfm_torch.model.loading import Backbone, load_model, untrained
 
 
@@ -39,6 +43,8 @@ def drug_response(
     values: str = "auto",
     unit: str = "ln_uM",
     device: str | None = None,
+    keep: str | Path | None = None,
+    overwrite: bool = False,
     say: Callable[[str], None] | None = None,
     trainer: Mapping[str, Any] | None = None,
     fit_options: Mapping[str, Any] | None = None,
@@ -77,9 +83,14 @@ def drug_response(
     values
         ``"log2"``, ``"ln"``, ``"linear"`` expression; ``"auto"`` tells which.
     unit
-        ``"ln_uM"``, ``"uM"`` or ``"nM"``.
+        ``"ln_uM"``, ``"uM"``, ``"nM"`` or ``"pIC50"`` (-log10 of molar).
     device
         Where to embed, such as ``"cuda"``.
+    keep
+        Folder in which embeddings and the predictions of each split are kept as they are made: the same call goes on
+        after an interruption. Whoever gives it removes it.
+    overwrite
+        Throw away what another job has kept there.
     say
         Is told what is being done.
     trainer
@@ -110,7 +121,7 @@ def drug_response(
             raise UserError(f"fit.{name}: there is no such option{nearest(name, FitOptions.__dataclass_fields__)}")
     options = FitOptions(**dict(fit_options or {}), trainer=dict(trainer or {}))
     network: Any = load_model(Path(model).expanduser()) if isinstance(model, str | Path) else model
-    network = network if device is None else network.to(device)
+    network = network if device is None else network.to(device_named(device))
     responses = read_responses(
         expression,
         ic50,
@@ -128,18 +139,21 @@ def drug_response(
     result = DrugResult(splits, responses)
     log_values = log_normalised(responses.cells.counts)[responses.rows]
     tell(f"embedding {len(responses.cells):,} lines")
-    known = Embeddings(network).of(responses.cells)[responses.rows]
     features = np.stack([responses.compounds.features[name] for name in responses.drugs])
+    folder = None if keep is None else Path(keep)
+    if folder is not None:
+        open_job(folder, _job(network, responses, features, splits, options), overwrite=overwrite)
+    known = Embeddings(network, keep=folder)
     for number, one in enumerate(splits):
         tell(f"split {number + 1} of {len(splits)}: {one.held_out} held out, seed {one.seed}")
         _add(result, one, mean_baselines(responses.values, one))
         if one.kind == "drug":
             _add(result, one, {NEAREST: nearest_drug(responses.values, one, features)})
         _add(result, one, {RIDGE: ridge(responses.values, one, log_values)})
-        _learn(result, one, MODEL, known, features, options)
+        _learn(result, one, MODEL, known, features, options, folder)
         if random_weights:
-            random = Embeddings(untrained(network, seed=one.seed)).of(responses.cells)[responses.rows]
-            _learn(result, one, RANDOM, random, features, options)
+            random = Embeddings(untrained(network, seed=one.seed), keep=folder)
+            _learn(result, one, RANDOM, random, features, options, folder)
     return result
 
 
@@ -147,13 +161,48 @@ def _learn(
     result: DrugResult,
     split: Split,
     name: str,
-    embeddings: NDArray[np.floating],
+    embeddings: Embeddings,
     features: NDArray[np.float32],
     options: FitOptions,
+    keep: Path | None,
 ) -> None:
-    found = fit(result.responses.values, split, embeddings, features, options)
-    result.epochs[name, split.seed] = found.epochs
-    _add(result, split, {name: found.of(split.test)})
+    responses = result.responses
+
+    def learned() -> dict[str, NDArray[Any]]:
+        known = embeddings.of(responses.cells)[responses.rows]
+        found = fit(responses.values, split, known, features, options)
+        return {"predicted": found.of(split.test), "epochs": np.array(found.epochs)}
+
+    file = None if keep is None else keep / f"{split.seed}_{name.replace(' ', '_')}.npz"
+    found = kept(file, {"predicted": (len(split.test),), "epochs": ()}, learned)
+    result.epochs[name, split.seed] = int(found["epochs"])
+    _add(result, split, {name: found["predicted"]})
+
+
+def _job(
+    network: Any,
+    responses: Responses,
+    features: NDArray[np.float32],
+    splits: Sequence[Split],
+    options: FitOptions,
+) -> dict[str, Any]:
+    """Return what makes predictions what they are."""
+    ic50 = hashlib.sha256(repr((responses.lines, responses.drugs)).encode())
+    for array in (responses.values, responses.rows, features):
+        ic50.update(np.ascontiguousarray(array).data)
+    parts = hashlib.sha256()
+    for split in splits:
+        for array in (split.train, split.validation, split.test):
+            parts.update(np.ascontiguousarray(array).data)
+    return {
+        "model": weights_digest(network),
+        "expression": counts_digest(responses.cells),
+        "ic50_and_drugs": ic50.hexdigest(),
+        "split": splits[0].kind,
+        "seeds": [split.seed for split in splits],
+        "parts": parts.hexdigest(),
+        "fit": dataclasses.asdict(options),
+    }
 
 
 def _add(result: DrugResult, split: Split, answers: Mapping[str, Floats]) -> None:

@@ -16,27 +16,22 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cellfm_torch.analysis.expression import fitted_pca, log_normalised, variable_genes
+from cellfm_torch.analysis.expression import log_normalised, variable_genes
 from cellfm_torch.data.labelled import CellSet
-from cellfm_torch.drug.align import METHODS, Floats, unaligned
+from cellfm_torch.drug.align import Floats, unaligned
 from cellfm_torch.drug.binary import bootstrapped
 from cellfm_torch.drug.join import Responses, read_responses
 from cellfm_torch.drug.labels import response_labels, true_labels
+from cellfm_torch.drug.methods import BLIND, Rows, check_method, check_number, logistic, sensitivity
 from cellfm_torch.embedding.cell_sets import Embeddings
-from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.errors import UserError
+from cellfm_torch.model.device import device_named
 from cellfm_torch.model.loading import Backbone, load_model, untrained
-
-Rows = NDArray[np.int64]
 
 GENES, UNADAPTED, RANDOM = "logistic on shared genes", "no adaptation", "random weights"
 
 PROBABILITY, LABEL = "drug_sensitivity", "drug_response"
 """Columns of obs that are added: probability of being sensitive; sensitive or resistant."""
-
-IN_COMPONENTS = ("transport", "coral")
-COMPONENTS = 50
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
-"""Of the logistic regression (C); cross-validation within the lines chooses."""
 
 
 @dataclass
@@ -96,6 +91,7 @@ def single_cell_response(
     random_weights: bool = True,
     seed: int = 0,
     device: str | None = None,
+    keep: str | Path | None = None,
     say: Callable[[str], None] | None = None,
     genes: Any = None,
     **reading: Any,
@@ -120,8 +116,9 @@ def single_cell_response(
         the lowest IC50 is sensitive, that with the highest resistant, and the others take no part.
     method
         How lines are brought to the cells: ``"coral"`` (their covariance becomes the cells', the default),
-        ``"transport"`` (optimal transport, which told simulated cells less surely by 80 lines),
-        ``"scale"`` (either standardised by itself) or ``"none"``.
+        ``"transport"`` (optimal transport, which told simulated cells less surely by 80 lines), ``"adversarial"`` (in
+        place of the regression a network whose features tell labelled lines, but not lines from cells), ``"scale"``
+        (either standardised by itself) or ``"none"``.
     response
         Column of obs with the truth (sensitive or resistant, 1 or 0), for the scores only.
     by
@@ -130,6 +127,9 @@ def single_cell_response(
         Also with the same network with random weights.
     seed
         Of everything.
+    keep
+        Folder in which embeddings are kept as they are made: the same call goes on after an interruption, and one with
+        another drug or method does not make them again. Whoever gives it removes it.
     genes, reading
         How files are read: fields of :class:`~cellfm_torch.data.options.ReadOptions`, and ``token_budget``.
 
@@ -143,56 +143,56 @@ def single_cell_response(
     >>> found = single_cell_response("c.h5ad", "lines.csv", "GDSC_IC50.csv", "models/80m", drug="Etoposide")
     ... # doctest: +SKIP
     """
-    if method not in METHODS:
-        raise UserError(f"method={method}: choose {', '.join(METHODS)}{nearest(method, METHODS)}")
-    tell = say or (lambda line: None)
+    check_method(method)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: must be a whole number, not negative")
+    tell, kept = say or (lambda line: None), None if keep is None else Path(keep)
     network: Any = load_model(Path(model).expanduser()) if isinstance(model, str | Path) else model
-    network = network if device is None else network.to(device)
+    network = network if device is None else network.to(device_named(device))
     named = {} if genes is None else {"genes": genes}
+    of_lines = named | ({"token_budget": reading["token_budget"]} if "token_budget" in reading else {})
     joined = read_responses(
-        expression, ic50, network.input_spec, drugs=drugs, annotation=annotation, values=values, unit=unit, **named
+        expression,
+        ic50,
+        network.input_spec,
+        drugs=drugs,
+        annotation=annotation,
+        values=values,
+        unit=unit,
+        **of_lines,
     )
     rows, sensitive, note = response_labels(joined, drug, threshold, thresholds)
     asked = CellSet.read(cells, network.input_spec, **named, **reading)
     counted = np.flatnonzero(asked.lengths > 0)
     if not len(counted):
         raise UserError(f"{asked.cells.reports[0].file}: no cell has counts in the model's genes")
+    check_number(method, len(counted), str(asked.cells.reports[0].file))
     truth = None if response is None else true_labels(asked, response)[counted]
     groups = None if by is None else asked.column(by, option="by").astype(str).to_numpy()[counted]
     notes = (*joined.notes, note)
     for line in notes:
         tell(line)
-    tell(f"embedding {len(joined.cells):,} lines and {len(asked):,} cells")
     known = rows, sensitive
+    by_genes = None if truth is None else _by_genes(joined, asked, counted, *known, seed)
+    tell(f"embedding {len(joined.cells):,} lines and {len(asked):,} cells")
     ours = f"model, {method}"
-    sides = _embedded(network, joined, asked, counted)
-    answers = {ours: _learned(*sides, *known, method, seed)}
-    if truth is not None:
-        if method != "none":
-            answers[UNADAPTED] = _learned(*sides, *known, "none", seed)
-        answers[GENES] = _by_genes(joined, asked, counted, *known, seed)
+    sides = _embedded(Embeddings(network, keep=kept), joined, asked, counted)
+    answers = {ours: sensitivity(method, *sides, *known, seed)}
+    if by_genes is not None:
+        if method != BLIND:
+            answers[UNADAPTED] = sensitivity(BLIND, *sides, *known, seed)
+        answers[GENES] = by_genes
         if random_weights:
             tell("the same with random weights")
-            sides = _embedded(untrained(network, seed=seed), joined, asked, counted)
-            answers[RANDOM] = _learned(*sides, *known, method, seed)
+            sides = _embedded(Embeddings(untrained(network, seed=seed), keep=kept), joined, asked, counted)
+            answers[RANDOM] = sensitivity(method, *sides, *known, seed)
     table = None if truth is None else _scored(truth, answers, ours, groups, seed)
     return CellResponse(_annotated(cells, asked, counted, answers[ours]), drug, ours, table, notes)
 
 
-def _embedded(network: Any, joined: Responses, cells: CellSet, counted: Rows) -> tuple[Floats, Floats]:
-    embeddings = Embeddings(network)
+def _embedded(embeddings: Embeddings, joined: Responses, cells: CellSet, counted: Rows) -> tuple[Floats, Floats]:
     lines = embeddings.of(joined.cells)[joined.rows]
     return lines.astype(np.float64), embeddings.of(cells)[counted].astype(np.float64)
-
-
-def _learned(lines: Floats, cells: Floats, rows: Rows, sensitive: NDArray[np.bool_], method: str, seed: int) -> Floats:
-    """Return the probability of each cell to be sensitive; all lines are aligned, the labelled ones are learned."""
-    x, y = METHODS["scale" if method in IN_COMPONENTS else method](lines, cells, seed)
-    if method in IN_COMPONENTS:
-        share = np.sqrt(len(y) / len(x))  # so that lines weigh as much as cells
-        space = fitted_pca(np.concatenate([x * share, y]).astype(np.float32), components=COMPONENTS, seed=seed)
-        x, y = METHODS[method](x @ space.components_.T, y @ space.components_.T, seed)
-    return _logistic(x[rows], y, sensitive, seed)
 
 
 def _by_genes(
@@ -205,18 +205,7 @@ def _by_genes(
     a, b = a[:, shared], b[:, shared]
     most = variable_genes(a)
     x, y = (np.asarray(side[:, most].todense(), dtype=np.float64) for side in (a, b))
-    return _logistic(*unaligned(x, y), sensitive, seed)
-
-
-def _logistic(x: Floats, y: Floats, sensitive: NDArray[np.bool_], seed: int) -> Floats:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-
-    folds = StratifiedKFold(min(5, int(sensitive.sum()), int((~sensitive).sum())), shuffle=True, random_state=seed)
-    made = [LogisticRegression(C=c, class_weight="balanced", max_iter=2000) for c in PENALTIES]
-    found = [cross_val_score(one, x, sensitive, cv=folds, scoring="roc_auc").mean() for one in made]
-    best = made[int(np.argmax(found))].fit(x, sensitive)
-    return np.asarray(best.predict_proba(y)[:, 1], dtype=np.float64)
+    return logistic(*unaligned(x, y), sensitive, seed)
 
 
 def _scored(

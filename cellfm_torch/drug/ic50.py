@@ -10,21 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cellfm_torch.drug.names import Names, cleaned, columns_of, plain, read_table
-from cellfm_torch.errors import UserError, examples, nearest
-
-UNITS = {"ln_uM": "natural logarithm of micromolar", "uM": "micromolar", "nM": "nanomolar"}
+from cellfm_torch.drug.units import check_unit, in_ln_micromolar
+from cellfm_torch.errors import UserError, examples
 
 DRUG = ("drugid", "drug", "drugname", "compound", "compoundname")
 LINE = ("depmapid", "modelid", "cosmicid", "line", "cellline", "celllinename", "ccleid", "sangermodelid")
-VALUE = ("lnic50", "ic50", "logic50")
-
-MOST_MICROMOLAR = 100.0
-USUAL_MICROMOLAR = 20.0
-USUAL_LN_NANOMOLAR = 7.0
-"""Medians and maxima above which numbers are no ln(uM): GDSC's median is 2.5, its largest value 13."""
+VALUE = ("lnic50", "ic50", "logic50", "pic50")
 
 
 def read_ic50(path: str | Path, lines: Names, drugs: Names, *, unit: str = "ln_uM") -> pd.DataFrame:
@@ -38,7 +31,7 @@ def read_ic50(path: str | Path, lines: Names, drugs: Names, *, unit: str = "ln_u
     lines, drugs
         What names stand for.
     unit
-        Of :data:`UNITS`.
+        Of :data:`~cellfm_torch.drug.units.UNITS`.
 
     Returns
     -------
@@ -49,11 +42,12 @@ def read_ic50(path: str | Path, lines: Names, drugs: Names, *, unit: str = "ln_u
     UserError
         If there is no such table, a value is no number, or values are in another unit.
     """
-    if unit not in UNITS:
-        raise UserError(f"unit={unit}: choose {', '.join(UNITS)}{nearest(unit, UNITS)}")
+    check_unit(unit)
     table = read_table(path, "ic50")
     drug, line, value = (columns_of(table, names)[:1] for names in (DRUG, LINE, VALUE))
     if drug and line and value:
+        if plain(value[0]) == "pic50" and unit != "pIC50":
+            raise UserError(f"{path}: column {value[0]} is not {unit}: set unit=pIC50")
         frame = pd.DataFrame({"drug": table[drug[0]], "line": table[line[0]], "value": table[value[0]]})
         frame = frame.dropna(subset=["drug", "line"])
         frame["value"] = _numbers(frame["value"], lambda i: f"{frame['drug'].iloc[i]}, {frame['line'].iloc[i]}", path)
@@ -70,12 +64,7 @@ def read_ic50(path: str | Path, lines: Names, drugs: Names, *, unit: str = "ln_u
     values = wide.to_numpy(dtype=np.float64)
     if not np.isfinite(values).any():
         raise UserError(f"{path}: holds no IC50")
-    if unit == "ln_uM":
-        _check_unit(values[np.isfinite(values)], path)
-        return wide
-    if np.nanmin(values) <= 0:
-        raise UserError(f"{path}: unit={unit}: has values that are not positive ({np.nanmin(values):.4g})")
-    return np.log(wide / (1e3 if unit == "nM" else 1.0))
+    return in_ln_micromolar(wide, unit, path)
 
 
 def _wide(table: pd.DataFrame, lines: Names, drugs: Names, path: str | Path) -> pd.DataFrame:
@@ -103,19 +92,6 @@ def _numbers(values: pd.Series, where: Callable[[int], str], path: str | Path) -
         place = where(int(wrong[0]))
         raise UserError(f"{path}: the IC50 of {place} is '{values.iloc[int(wrong[0])]}': must be a number or NA")
     return found.astype(np.float64)
-
-
-def _check_unit(values: NDArray[np.float64], path: str | Path) -> None:
-    middle, most = float(np.median(values)), float(values.max())
-    said = f"{path}: IC50 of median {middle:.3g} and at most {most:.3g}"
-    if values.min() > 0 and middle > 1000:
-        raise UserError(f"{said} look like nM, where ln(uM) is expected: set unit=nM")
-    if values.min() >= 0 and (most > MOST_MICROMOLAR or middle > USUAL_MICROMOLAR):
-        raise UserError(f"{said} look like uM, where ln(uM) is expected: set unit=uM")
-    if most > MOST_MICROMOLAR:
-        raise UserError(f"{said} cannot be ln(uM), which is below {MOST_MICROMOLAR:g}: convert them")
-    if middle > USUAL_LN_NANOMOLAR and values.size >= 10:
-        raise UserError(f"{said} look like ln(nM), where ln(uM) is expected: subtract ln(1000) = 6.908")
 
 
 def read_smiles(path: str | Path) -> dict[str, str]:

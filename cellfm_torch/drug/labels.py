@@ -47,6 +47,8 @@ def response_labels(
         low, high = np.percentile(measured, [100 / 3, 200 / 3]) if len(measured) else (0.0, 0.0)
         said = f"lowest third of IC50 (below {low:.3g}), resistant the highest (above {high:.3g} ln uM)"
     else:
+        if isinstance(threshold, str | bool) or not np.isfinite(threshold):
+            raise UserError(f"threshold={threshold}: must be a number, in ln(uM)")
         low = high = float(threshold)
         said = f"below {low:.4g} ln uM"
     rows = np.flatnonzero((values < low) | ((values >= high) & np.isfinite(values)))

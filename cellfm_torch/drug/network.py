@@ -18,6 +18,9 @@ from cellfm_torch.drug.splits import Split
 from cellfm_torch.errors import UserError
 from cellfm_torch.tasks.drug import PairBatches, TwoTowers, fit_drug_response
 
+COMPONENTS = 50
+"""Of embeddings, at most; half as many as there are training lines where these are few."""
+
 
 @dataclass(frozen=True)
 class FitOptions:
@@ -78,6 +81,19 @@ class FittedResponse:
         return self.offsets.of(pairs) + self.scale * torch.cat(found).double().numpy()
 
 
+def line_features(embeddings: NDArray[np.floating], train: NDArray[np.int64]) -> Floats:
+    """Return principal components (L, P) of embeddings (L, E), each standardised; all by the training lines only.
+
+    All numbers of an embedding rise and fall together over lines to a large part, so that what tells lines apart would
+    be small beside it.
+    """
+    x = np.asarray(embeddings, dtype=np.float64)
+    x = (x - x[train].mean(0)) / np.maximum(x[train].std(0), 1e-6)
+    directions = np.linalg.svd(x[train], full_matrices=False)[2]
+    x = x @ directions[: max(1, min(COMPONENTS, len(train) // 2))].T
+    return np.clip(x / np.maximum(x[train].std(0), 1e-6), -10, 10)
+
+
 def fit(
     values: Floats,
     split: Split,
@@ -88,7 +104,7 @@ def fit(
     """Learn the training pairs.
 
     The network predicts what the known means leave unsaid (see :func:`~cellfm_torch.drug.means.known_means`), in their
-    standard deviations, from embeddings standardised on the training lines.
+    standard deviations, from :func:`line_features` of the embeddings.
 
     Parameters
     ----------
@@ -96,14 +112,18 @@ def fit(
         ln(uM); those of test pairs are not read.
     embeddings : (L, E)
     drugs : (D, F)
+
+    Raises
+    ------
+    UserError
+        If an embedding is no number.
     """
+    if not np.isfinite(embeddings).all():
+        raise UserError("the model's embedding of some lines is no number: its weights are damaged")
     offsets = known_means(values, split.train, split.kind)
     rest = {part: _rest(values, getattr(split, part), offsets) for part in ("train", "validation")}
     scale = max(float(rest["train"].std()), 1e-6)
-    lines = np.unique(split.train[:, 0])
-    x = np.asarray(embeddings, dtype=np.float64)
-    x = (x - x[lines].mean(0)) / np.maximum(x[lines].std(0), 1e-6)
-    x = np.clip(x, -10, 10)
+    x = line_features(embeddings, np.unique(split.train[:, 0]))
     sides = torch.from_numpy(x).float(), torch.from_numpy(drugs).float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(split.seed)

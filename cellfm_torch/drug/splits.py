@@ -55,6 +55,10 @@ class Split:
         """Return what is saved with a run; pairs of validation and test by name, all others are learned from."""
         found: dict[str, Any] = {"split": self.kind, "seed": self.seed, "held_out": self.held_out}
         found["pairs"] = {name: len(getattr(self, name)) for name in PARTS}
+        if self.kind == "drug":  # as the IC50 table and as people call them, not by their structures
+            of = {name: np.unique(getattr(self, name)[:, 1]) for name in PARTS}
+            called = (("units", responses.drugs), ("names", responses.titles))
+            return found | {key: {name: [words[i] for i in of[name]] for name in PARTS} for key, words in called}
         if self.kind != "pair":
             return found | {"units": {name: list(units) for name, units in self.units.items()}}
         for name in PARTS[1:]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cellfm_torch.analysis.expression import most_dispersed
 from cellfm_torch.batch import CellBatch
-from cellfm_torch.gene_tasks.stream import Arrays
+from cellfm_torch.job_folder import Arrays
 
 Floats = NDArray[np.float64]
 

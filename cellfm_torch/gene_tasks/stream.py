@@ -6,26 +6,22 @@ Shapes: r cells of a group.
 from __future__ import annotations
 
 import time
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 
 from cellfm_torch.batch import CellBatch
-from cellfm_torch.files import written_beside
 from cellfm_torch.gene_tasks.cells import CellGroups
 from cellfm_torch.gene_tasks.steps import steps
+from cellfm_torch.job_folder import Arrays, save_arrays, saved_arrays
 
 SAVE_SECONDS, SAVE_SHARE = 30.0, 0.05
 """At least so long passes between two states that are kept, and so long that keeping takes no larger share of the time:
 what a kill can lose."""
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 class Sums(Protocol):
@@ -73,7 +69,7 @@ def stream(
         for number, (group, rows) in enumerate(cells.rows.items()):
             file = None if keep is None else keep / f"{number:06}.npz"
             added, done = sums(group), 0
-            if file is not None and (there := _kept(file)) is not None:
+            if file is not None and (there := saved_arrays(file)) is not None:
                 done = int(there.pop("cells_done"))
                 added.load(there)
                 advance(number=done, new=False)
@@ -87,23 +83,7 @@ def stream(
                 advance(number=batch.num_cells)
                 if file is not None and (done == len(rows) or time.monotonic() - saved > pause):
                     began = time.monotonic()
-                    _save(file, done, added.arrays())
+                    save_arrays(file, {"cells_done": np.array(done), **added.arrays()})
                     saved = time.monotonic()
                     pause = max(SAVE_SECONDS, (saved - began) / SAVE_SHARE)
             yield group, added.arrays()
-
-
-def _save(file: Path, done: int, arrays: Arrays) -> None:
-    with written_beside(file) as part, part.open("wb") as opened:
-        np.savez(opened, cells_done=np.array(done), **arrays)  # type: ignore[arg-type]
-
-
-def _kept(file: Path) -> dict[str, NDArray[Any]] | None:
-    """Return what was kept of a group; None where there is nothing, or the file is damaged."""
-    try:
-        with zipfile.ZipFile(file) as archive, np.load(file, allow_pickle=False) as there:
-            if archive.testzip() is not None:
-                return None
-            return dict(there)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None

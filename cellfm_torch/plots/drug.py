@@ -68,7 +68,7 @@ def drug_bars(
     ax.set(xlabel="Pearson over the lines of a test")
     ax.axvline(0, color="#555555", linewidth=0.8)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    ax.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
     if title:
         ax.set_title(title, fontsize=10, loc="left")
     return ax
@@ -88,6 +88,8 @@ def sensitivity_histogram(
     words = np.full(len(values), "cells", dtype=object) if truth is None else np.asarray(truth, dtype=object)
     if len(words) != len(values) or not np.isfinite(values).any():
         raise UserError(f"sensitivity: {len(values)} probabilities and {len(words)} words: give one of each per cell")
+    from matplotlib.ticker import MaxNLocator
+
     ax = axis_of(ax, (5.0, 3.2))
     kinds = sorted({str(word) for word in words[np.isfinite(values)]})
     for i, kind in enumerate(kinds):
@@ -100,6 +102,7 @@ def sensitivity_histogram(
             label=f"{kind} ({len(own):,})",
         )
     ax.set(xlim=(0, 1), xlabel="probability of being sensitive", ylabel="cells")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8)
     if title:

@@ -68,7 +68,7 @@ def render_drug(
 def _splits(splits: Sequence[dict[str, Any]]) -> str:
     rows = []
     for split in splits:
-        names = split.get("units", {}).get("test", [])
+        names = split.get("names", split.get("units", {})).get("test", [])
         more = f" and {len(names) - MOST_UNITS} more" if len(names) > MOST_UNITS else ""
         named = f": {', '.join(names[:MOST_UNITS])}{more}" if names else ""
         numbers = [f"{split['pairs'][name]:,}" for name in ("train", "validation", "test")]

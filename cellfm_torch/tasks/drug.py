@@ -5,19 +5,16 @@ Shapes: n pairs, E width of a line, F width of a drug, H hidden units.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cellfm_torch.quiet import quiet_lightning
 from cellfm_torch.tasks.best import KeepsBest
+from cellfm_torch.tasks.quiet_fit import fit_quietly
 
 LEAST_STEPS = 20
 """Of an epoch, as the loss of few pairs is looked at too often otherwise."""
@@ -163,26 +160,9 @@ def fit_drug_response(
     int
         Epochs done.
     """
-    from lightning.fabric.utilities.warnings import PossibleUserWarning
-
     task = DrugResponseTask(network, lr=lr, weight_decay=weight_decay)
-    options: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "max_epochs": 60, **(trainer or {})}
-    with quiet_lightning(), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore", PossibleUserWarning)
-        warnings.filterwarnings("ignore", message=".*(LeafSpec|GPU available|treespec).*")
-        torch.manual_seed(seed)
-        fitting = pl.Trainer(
-            callbacks=[EarlyStopping("val_loss", patience=patience, check_finite=True)],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            **options,
-        )
-        try:
-            fitting.fit(task, train, validation)
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from None
-    network.cpu().eval()
-    return int(fitting.current_epoch)
+    # A look before training: where there is nothing to learn, what is known without the network is kept.
+    options = {"max_epochs": 60, "num_sanity_val_steps": -1, **(trainer or {})}
+    epochs = fit_quietly(task, train, validation, seed=seed, patience=patience, **options)
+    network.eval()
+    return epochs

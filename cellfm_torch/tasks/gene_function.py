@@ -5,19 +5,15 @@ Shapes: n genes, E width of the embedding, T terms, C outputs.
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cellfm_torch.tasks.best import KeepsBest
+from cellfm_torch.tasks.quiet_fit import fit_quietly
 
 LEAST_WIDTH = 8
 """Of a hidden layer: half of an embedding of two numbers would be none."""
@@ -122,20 +118,6 @@ class GeneBatches:
                 yield self.x[rows], self.y[rows]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning from saying for each of hundreds of fits which devices there are."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def fit_gene_function(
     task: GeneFunctionTask,
     x: Tensor,
@@ -159,27 +141,7 @@ def fit_gene_function(
     held_out : (n,) bool
         Genes to stop by.
     """
-    from lightning.fabric.utilities.warnings import PossibleUserWarning
-
     train = GeneBatches(x[~held_out], y[~held_out], size=batch_size, least_steps=10, seed=seed)
     stop_by = GeneBatches(x[held_out], y[held_out], size=len(x), least_steps=1, seed=seed)
-    with _quiet(), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore", PossibleUserWarning)
-        warnings.filterwarnings("ignore", message=".*(LeafSpec|GPU available|treespec).*")
-        torch.manual_seed(seed)  # of dropout
-        trainer = pl.Trainer(
-            accelerator=accelerator,
-            devices=1,
-            max_epochs=most_epochs,
-            callbacks=[EarlyStopping("val_loss", patience=patience, check_finite=True)],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
-        try:
-            trainer.fit(task, train, stop_by)
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from None
-    return task.cpu()
+    fit_quietly(task, train, stop_by, seed=seed, patience=patience, accelerator=accelerator, max_epochs=most_epochs)
+    return task

@@ -12,6 +12,7 @@ import pytest
 from line_tables import network, simulated, write
 
 from cellfm_torch import cli
+from cellfm_torch.drug import bulk
 from cellfm_torch.drug.simulation import simulated_cells
 
 SHORT = ("trainer.max_epochs=2", "fit.hidden=16", "seeds=[0,1]")
@@ -75,8 +76,10 @@ def test_what_is_left(tables: dict[str, Any], tmp_path: Path, capsys: pytest.Cap
         (["--ic50", "nowhere.csv"], "ic50=nowhere.csv: there is no such file"),
         (["seeds=x"], "seeds=x: must be a whole number"),
         (["fit.lr=0"], "fit.lr=0: must be more than 0"),
+        (["device=cuda:99"], "device=cuda:99: there is none on this machine"),
         (["share=1.5"], "share=1.5: must be between 0 and 1"),
-        (["unit=uM"], "unit=uM: has values that are not positive"),
+        (["unit=uM"], "look like ln(uM), where uM is expected: set unit=ln_uM"),
+        (["unit=pIC50"], "look like ln(uM), where pIC50 is expected: set unit=ln_uM"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -115,3 +118,27 @@ def test_cells(tables: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().err
     assert said.startswith("error: drug=nothing: is no drug of the IC50 table") and said.count("\n") == 1
     assert not (tmp_path / "s").exists()
+
+
+def test_ctrl_c_keeps_what_is_done(
+    tables: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, fit, calls = tmp_path / "r", bulk.fit, []
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return fit(*args)
+
+    monkeypatch.setattr(bulk, "fit", interrupted)
+    words = [*typed(tables), "--results", str(folder), *SHORT]
+    assert cli.main(words) == 130
+    said = capsys.readouterr().err
+    assert f"interrupted: what is done is kept in {folder / 'parts'}; the same command goes on" in said
+    assert {path.name for path in folder.iterdir()} == {"parts"}
+    assert cli.main([*words, "fit.hidden=17"]) == 2
+    said = capsys.readouterr().err
+    assert "an interrupted job has done that had another fit: give the same options" in said and said.count("\n") == 1
+    assert cli.main(words) == 0
+    assert len(calls) == 3 + 2 and not (folder / "parts").exists() and (folder / "settings.json").is_file()

@@ -45,7 +45,7 @@ def test_planted_effect_is_recovered(cells: anndata.AnnData, tables: dict[str, A
     assert (found.adata.X != cells.X).nnz == 0
 
 
-@pytest.mark.parametrize("method", ["transport", "coral", "scale", "none"])
+@pytest.mark.parametrize("method", ["transport", "coral", "adversarial", "scale", "none"])
 def test_no_label_of_a_cell_is_used(method: str, cells: anndata.AnnData, tables: dict[str, Any]) -> None:
     few = cells[:40].copy()
     wrong = few.copy()
@@ -56,6 +56,15 @@ def test_no_label_of_a_cell_is_used(method: str, cells: anndata.AnnData, tables:
     assert np.array_equal(a.adata.obs[PROBABILITY], b.adata.obs[PROBABILITY])
     assert np.array_equal(a.adata.obs[PROBABILITY], bare.adata.obs[PROBABILITY])
     assert bare.scores is None and "nothing is known of how good" in bare.verdicts()[0]
+
+
+def test_few_cells_do_without_adaptation(cells: anndata.AnnData, tables: dict[str, Any]) -> None:
+    few = cells[:4].copy()
+    options = {"model": network(), "drug": "1", **tables}
+    for method in ("adversarial", "coral"):
+        with pytest.raises(UserError, match=f"4 cells with counts in the model's genes: method={method} takes 10"):
+            single_cell_response(few, method=method, **options)
+    assert single_cell_response(few, method="none", **options).adata.obs[PROBABILITY].notna().all()
 
 
 def test_thresholds_and_files(cells: anndata.AnnData, tables: dict[str, Any], tmp_path: Path) -> None:
@@ -88,7 +97,15 @@ def test_thresholds_and_files(cells: anndata.AnnData, tables: dict[str, Any], tm
             r"response=odd: 'maybe' is neither sensitive nor resistant",
         ),
         ({"drug": "drug 1", "response": "one"}, r"response=one: cells of both kinds"),
+        ({"drug": "drug 1", "threshold": "abc"}, r"threshold=abc: must be a number, in ln\(uM\)"),
+        ({"drug": "drug 1", "seed": -1}, r"seed=-1: must be a whole number, not negative"),
+        ({"drug": "drug 1", "device": "cudda"}, r"device=cudda: give cpu, cuda, cuda:1 or mps; did you mean 'cuda'"),
+        ({"drug": "drug 1", "device": "cuda:99"}, r"device=cuda:99: there is none on this machine that torch can use"),
         ({"drug": "drug 1", "by": "donor"}, r"by=donor: no such column in obs"),
+        (
+            {"drug": "drug 1", "threshold": -50.0, "method": "adversarial"},
+            r"drug 1: 0 sensitive and \d+ resistant lines",
+        ),
     ],
 )
 def test_mistakes_are_one_line(

@@ -50,6 +50,15 @@ def test_seeds_and_shares(responses: Responses) -> None:
     assert named[0] == [responses.lines[pairs.test[0, 0]], responses.drugs[pairs.test[0, 1]]]
 
 
+def test_held_out_drugs_are_named_as_in_the_table(responses: Responses) -> None:
+    split = make_split(responses, "drug", 0)
+    said = split.as_json(responses)
+    tested = sorted({int(drug) for drug in split.test[:, 1]})
+    assert said["units"]["test"] == [responses.drugs[i] for i in tested]
+    assert said["names"]["test"] == [responses.titles[i] for i in tested] and said["names"]["test"][0][:5] == "drug "
+    assert sorted(sum(said["units"].values(), [])) == sorted(responses.drugs)
+
+
 def test_two_names_of_one_molecule_stay_together(responses: Responses) -> None:
     smiles = {name: responses.compounds.smiles[name] for name in responses.drugs}
     smiles["2"] = smiles["1"]

@@ -147,7 +147,7 @@ def written(folder: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("what", "text", "message"),
     [
-        ("ic50", "drug,a,b\nx,150,40\ny,30,20\n", "at most 150 look like uM, where ln(uM) is expected: set unit=uM"),
+        ("ic50", "drug,a,b\nx,150,40\ny,30,20\n", "from 20 to 150 with a median of 35 look like uM, where ln(uM) is"),
         ("ic50", "drug,a,b\nx,25,30\ny,40,50\n", "look like uM"),
         ("ic50", "drug,a,b\nx,9000,5000\ny,1e4,2000\n", "look like nM, where ln(uM) is expected: set unit=nM"),
         ("ic50", "drug,a,b\nx,-1,500\n", "cannot be ln(uM), which is below 100"),
@@ -180,7 +180,7 @@ def test_files_that_are_not_there(tables: dict[str, Any]) -> None:
     for what in ("expression", "ic50", "smiles", "drugs", "annotation"):
         with pytest.raises(UserError, match=f"{what}=nowhere.csv: there is no such file"):
             read(tables, **{what: "nowhere.csv"})
-    with pytest.raises(UserError, match=r"unit=um: choose ln_uM, uM, nM; did you mean 'uM'\?"):
+    with pytest.raises(UserError, match=r"unit=um: choose ln_uM, uM, nM, pIC50; did you mean 'uM'\?"):
         read(tables, unit="um")
     with pytest.raises(UserError, match=r"values=log: choose auto, log2, ln, linear"):
         read(tables, values="log")
@@ -190,8 +190,64 @@ def test_other_units_of_ic50(tmp_path: Path) -> None:
     path = written(tmp_path, "drug,a,b\nx,1000,200\n")
     np.testing.assert_allclose(read_ic50(path, Names(), Names(), unit="nM"), np.log([[1.0, 0.2]]))
     np.testing.assert_allclose(read_ic50(path, Names(), Names(), unit="uM"), np.log([[1000.0, 200.0]]))
-    with pytest.raises(UserError, match=r"unit=uM: has values that are not positive \(-2\)"):
-        read_ic50(written(tmp_path, "drug,a\nx,-2\n"), Names(), Names(), unit="uM")
+    path = written(tmp_path, "drug,a,b\nx,6,9\n")
+    np.testing.assert_allclose(read_ic50(path, Names(), Names(), unit="pIC50"), np.log([[1.0, 1e-3]]), atol=1e-12)
+    with pytest.raises(UserError, match=r"unit=nM: has values that are not positive \(0\)"):
+        read_ic50(written(tmp_path, "drug,a\nx,0\n"), Names(), Names(), unit="nM")
+
+
+LN_MICROMOLAR = np.random.default_rng(0).normal(2.5, 2.7, (12, 20))
+"""As GDSC's are spread."""
+IN = {
+    "ln_uM": LN_MICROMOLAR,
+    "uM": np.exp(LN_MICROMOLAR),
+    "nM": 1e3 * np.exp(LN_MICROMOLAR),
+    "pIC50": 6 - LN_MICROMOLAR / np.log(10),
+}
+
+
+@pytest.mark.parametrize("unit", IN)
+@pytest.mark.parametrize("said", IN)
+def test_the_unit_that_numbers_look_like_is_said(unit: str, said: str, tmp_path: Path) -> None:
+    table = pd.DataFrame(IN[unit], [f"drug {i}" for i in range(12)], [f"line {i}" for i in range(20)])
+    table.to_csv(tmp_path / "t.csv")
+    if unit == said:
+        np.testing.assert_allclose(read_ic50(tmp_path / "t.csv", Names(), Names(), unit=said), LN_MICROMOLAR)
+        return
+    # Micromolar of usual drugs are as nanomolar of potent ones: nobody can tell.
+    if (unit, said) == ("uM", "nM"):
+        assert np.isfinite(read_ic50(tmp_path / "t.csv", Names(), Names(), unit=said)).all().all()
+        return
+    with pytest.raises(UserError) as caught:
+        read_ic50(tmp_path / "t.csv", Names(), Names(), unit=said)
+    like, expected = (("ln(uM)" if name == "ln_uM" else name) for name in (unit, said))
+    assert str(caught.value).endswith(f"look like {like}, where {expected} is expected: set unit={unit}")
+    assert str(tmp_path / "t.csv") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_other_logarithms_are_told(tmp_path: Path) -> None:
+    for values, message in (
+        (
+            LN_MICROMOLAR / np.log(10) - 6,
+            "look like log10(M), where ln(uM) is expected: change their sign and set unit",
+        ),
+        (LN_MICROMOLAR + np.log(1e3), "look like ln(nM), where ln(uM) is expected: subtract ln(1000) = 6.908"),
+    ):
+        pd.DataFrame(values).to_csv(tmp_path / "t.csv")
+        with pytest.raises(UserError) as caught:
+            read_ic50(tmp_path / "t.csv", Names(), Names())
+        assert message in str(caught.value)
+    path = written(tmp_path, "DRUG_NAME,LINE,pIC50\nx,a,5\ny,b,6\n")
+    with pytest.raises(UserError, match=r"column pIC50 is not ln_uM: set unit=pIC50"):
+        read_ic50(path, Names(), Names())
+    assert read_ic50(path, Names(), Names(), unit="pIC50").loc["y", "b"] == pytest.approx(0)
+
+
+def test_one_drug_may_be_anything(tmp_path: Path) -> None:
+    """A potent one and a weak one, in ln(uM): of each alone the numbers look like those of another unit."""
+    for middle in (-5.0, 5.0):
+        pd.DataFrame(LN_MICROMOLAR[:1] / 4 + middle, ["x"]).to_csv(tmp_path / "t.csv")
+        assert np.isfinite(read_ic50(tmp_path / "t.csv", Names(), Names())).all().all()
 
 
 def test_thresholds_and_smiles(tmp_path: Path) -> None:

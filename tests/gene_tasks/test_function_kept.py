@@ -52,7 +52,7 @@ def test_goes_on_with_the_same_predictions(asked: dict[str, Any], monkeypatch: p
     monkeypatch.setattr(run, "_cross_validate", counted)
     with pytest.raises(KeyboardInterrupt):
         gene_function(**asked)
-    (asked["keep"] / "000001.npy").write_bytes(b"damaged")
+    (asked["keep"] / "000001.npz").write_bytes(b"damaged")
     resumed = gene_function(**asked)
     # 2 seeds of 5 ways each; three were done, of which one is damaged.
     assert len(called) == 4 + 10 - 2

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cellfm_torch.batch import CellBatch
-from cellfm_torch.gene_tasks.stream import Arrays
+from cellfm_torch.job_folder import Arrays
 from cellfm_torch.model.loading import Backbone
 
 

@@ -18,13 +18,13 @@ from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.gene_tasks.embeddings.static import STATIC
 from cellfm_torch.gene_tasks.function.features import BASELINES, MAJORITY, Features, read_features
 from cellfm_torch.gene_tasks.function.folds import gene_folds, read_families
-from cellfm_torch.gene_tasks.function.kept import digest, kept
+from cellfm_torch.gene_tasks.function.kept import digest
 from cellfm_torch.gene_tasks.function.labels import Question, read_questions
 from cellfm_torch.gene_tasks.function.probes import PROBES, prior, standardised
 from cellfm_torch.gene_tasks.function.result import FunctionResult
 from cellfm_torch.gene_tasks.function.scores import function_scores, term_scores
 from cellfm_torch.gene_tasks.steps import steps
-from cellfm_torch.job_folder import open_job
+from cellfm_torch.job_folder import kept, open_job
 from cellfm_torch.model.loading import Backbone
 from cellfm_torch.paths import PBMC3K
 
@@ -164,14 +164,19 @@ def gene_function(
             for seed in seeds:
                 fold = dealt[question.name, seed]
                 for name, probe in plan:
-                    compute = partial(
-                        _cross_validate, question, features, name, probe, fold, seed=seed, options=options
-                    )
-                    found = kept(folder, number, question.targets.shape, compute)
+                    found = kept(
+                        None if folder is None else folder / f"{number:06}.npz",
+                        {"probabilities": question.targets.shape},
+                        partial(_predicted, question, features, name, probe, fold, seed=seed, options=options),
+                    )["probabilities"]
                     number += 1
                     _score(result, question, fold, found, features=name, probe=probe, seed=seed)
                     advance(f"{question.name}, {name} by {probe}")
     return result
+
+
+def _predicted(*what: Any, **how: Any) -> dict[str, Floats]:
+    return {"probabilities": _cross_validate(*what, **how)}
 
 
 def _cross_validate(

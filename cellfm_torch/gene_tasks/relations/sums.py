@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellfm_torch.batch import CellBatch
-from cellfm_torch.gene_tasks.stream import Arrays
+from cellfm_torch.job_folder import Arrays
 from cellfm_torch.model.cellfm import CellFM
 from cellfm_torch.model.maps import read_layers
 from cellfm_torch.ops.layout import Layout

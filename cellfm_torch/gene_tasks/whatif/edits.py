@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellfm_torch.batch import CellBatch
-from cellfm_torch.gene_tasks.stream import Arrays
+from cellfm_torch.job_folder import Arrays
 
 REMOVED = 0.0
 """Value of a gene that is taken out of a cell."""

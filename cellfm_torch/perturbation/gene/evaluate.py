@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cellfm_torch.errors import UserError, nearest
-from cellfm_torch.files import written_beside
+from cellfm_torch.job_folder import kept
 from cellfm_torch.model.loading import untrained
 from cellfm_torch.perturbation.gene.baselines import fit_baselines
 from cellfm_torch.perturbation.gene.celleval import cell_eval_scores, shifted_cells
@@ -146,15 +145,15 @@ def evaluate(
                 predicted = linear[name]
             elif name in (model, RANDOM):
                 say(f"seed {seed}: {name}, learning from {len(split.train)} perturbations")
-                predicted, epochs = _kept(
+                learned = kept(
                     None if keep is None else keep / f"{seed}_{name.replace(' ', '_')}_{_digest(split)}.npz",
+                    {"change": (len(asked), len(screen.readout)), "epochs": ()},
                     lambda name=name, seed=seed, split=split, asked=asked: _learned(  # type: ignore[misc]
                         screen, name, seed, split, asked, options
                     ),
-                    (len(asked), len(screen.readout)),
                 )
-                found.epochs += [epochs] if name == model else []
-                predicted = np.maximum(truth.control + predicted, 0)
+                found.epochs += [int(learned["epochs"])] if name == model else []
+                predicted = np.maximum(truth.control + learned["change"], 0)
             else:
                 continue  # linear on effects takes perturbed genes that are read out
             keys: dict[str, Any] = {"model": name, "seed": seed}
@@ -185,10 +184,10 @@ def _learned(
     split: Split,
     asked: Sequence[Condition],
     options: dict[str, Any],
-) -> tuple[Floats, int]:
+) -> dict[str, NDArray[Any]]:
     own = screen.on(untrained(screen.network, seed=seed)) if name == RANDOM else screen
     own.train(split, seed=seed, **options)
-    return own.changes(asked), own.best_epochs
+    return {"change": own.changes(asked), "epochs": np.array(own.best_epochs)}
 
 
 def _embeddings(screen: GenePerturbation) -> dict[str, Floats]:
@@ -199,23 +198,6 @@ def _embeddings(screen: GenePerturbation) -> dict[str, Floats]:
 def _digest(split: Split) -> str:
     words = json.dumps([split.train, split.val, split.test])
     return hashlib.sha256(words.encode()).hexdigest()[:12]
-
-
-def _kept(file: Path | None, compute: Callable[[], tuple[Floats, int]], shape: tuple[int, int]) -> tuple[Floats, int]:
-    """Return what a file keeps, or compute and keep it; a damaged file is computed again."""
-    if file is not None and file.is_file():
-        try:
-            with np.load(file, allow_pickle=False) as there:
-                change, epochs = there["change"], int(there["epochs"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            change = np.zeros(0)
-        if change.shape == shape:
-            return change, epochs
-    change, epochs = compute()
-    if file is not None:
-        with written_beside(file) as part, part.open("wb") as opened:
-            np.savez(opened, change=change, epochs=np.array(epochs))
-    return change, epochs
 
 
 def _cell_eval(screen: GenePerturbation, truth: Effects, predicted: Floats, seed: int) -> pd.DataFrame:

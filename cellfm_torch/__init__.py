@@ -49,7 +49,14 @@ if TYPE_CHECKING:
         ScFoundationConfig,
         load_model,
     )
-    from cellfm_torch.ops import Layout, RetentionState, retention, retention_map, retention_state
+    from cellfm_torch.ops import (
+        Layout,
+        RetentionState,
+        retention,
+        retention_map,
+        retention_state,
+        split_retention,
+    )
     from cellfm_torch.perturbation.chem.predictor import ChemicalPerturbation
     from cellfm_torch.perturbation.gene.screen import GenePerturbation
     from cellfm_torch.predict import predict
@@ -91,7 +98,7 @@ _HOME = {
     "gene_tasks.specificity": ("specific_genes",),
     "gene_tasks.whatif": ("what_if",),
     "model": ("CellFM", "CellFMConfig", "Encoding", "Prediction", "ScFoundation", "ScFoundationConfig", "load_model"),
-    "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state"),
+    "ops": ("Layout", "RetentionState", "retention", "retention_map", "retention_state", "split_retention"),
     "perturbation.chem.predictor": ("ChemicalPerturbation",),
     "perturbation.gene.screen": ("GenePerturbation",),
     "predict": ("predict",),
@@ -152,6 +159,7 @@ __all__ = [
     "score_beside",
     "single_cell_response",
     "specific_genes",
+    "split_retention",
     "what_if",
     "write_report",
 ]

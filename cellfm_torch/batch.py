@@ -14,7 +14,27 @@ from torch import Tensor
 
 from cellfm_torch.input_spec import InputSpec, Masking
 
-__all__ = ["CellBatch", "InputSpec", "Masking"]
+__all__ = ["CellBatch", "InputSpec", "Masking", "StepShare"]
+
+
+@dataclass(frozen=True)
+class StepShare:
+    """What a batch is of its optimiser step, within one process.
+
+    Attributes
+    ----------
+    weight : int
+        Of this batch, see :attr:`CellBatch.weight`.
+    of_step : int
+        Sum over the batches of this process in the step.
+    batches, processes : int
+        How many batches a whole step has in each process, and how many processes there are.
+    """
+
+    weight: int
+    of_step: int
+    batches: int = 1
+    processes: int = 1
 
 
 @dataclass
@@ -46,6 +66,8 @@ class CellBatch:
         Per-cell or per-gene tensors a task adds, by name.
     padded_mask : (B, L) bool or None
         Where the genes stood in the padded tensors this batch came from (see :meth:`from_padded`).
+    share : StepShare or None
+        What it is of its optimiser step; None for a batch by itself.
     """
 
     gene_ids: Tensor
@@ -59,6 +81,7 @@ class CellBatch:
     labels: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
     padded_mask: Tensor | None = None
+    share: StepShare | None = None
 
     @property
     def num_cells(self) -> int:
@@ -80,6 +103,13 @@ class CellBatch:
         """The cell each gene token belongs to, (N,) int64."""
         cells = torch.arange(self.num_cells, device=self.offsets.device)
         return torch.repeat_interleave(cells, self.lengths, output_size=self.num_genes)
+
+    @property
+    def weight(self) -> int:
+        """How many things a loss is a mean over: target genes, or labelled cells, or cells."""
+        if self.target is not None:
+            return int(self.target.sum())
+        return self.num_cells if self.labels is None else int((self.labels >= 0).sum())
 
     def __len__(self) -> int:
         return self.num_cells
@@ -110,7 +140,7 @@ class CellBatch:
         # An extra is of cells or of genes; where both are as many, it is of cells, which come first.
         extras = {name: x[cells if len(x) == self.num_cells else rows] for name, x in self.extras.items()}
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        return dataclasses.replace(self, **taken, offsets=offsets, extras=extras)  # type: ignore[arg-type]
+        return dataclasses.replace(self, **taken, offsets=offsets, extras=extras, share=None)  # type: ignore[arg-type]
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> CellBatch:
         changed: dict[str, object] = {"extras": {name: change(x) for name, x in self.extras.items()}}

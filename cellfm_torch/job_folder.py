@@ -35,15 +35,10 @@ def open_job(folder: Path, job: Mapping[str, Any], *, overwrite: bool = False) -
     UserError
         If the folder holds what another job has done, or is something else.
     """
-    # As JSON has it, so that what is read back is equal to what was written.
-    job = json.loads(json.dumps(job, default=str))
+    job = _as_json(job)
     described = folder / "job.json"
     if described.is_file():
-        try:
-            there = json.loads(described.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            there = {}
-        there = there if isinstance(there, dict) else {}
+        there = _described(described)
         if there == job:
             return
         if not overwrite:
@@ -56,6 +51,24 @@ def open_job(folder: Path, job: Mapping[str, Any], *, overwrite: bool = False) -
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is in the way of what this job keeps while it runs: remove or rename it")
     write_text(described, json.dumps(job, indent=2))
+
+
+def is_of_job(folder: Path, job: Mapping[str, Any]) -> bool:
+    """Whether a folder is that of a job."""
+    return _described(folder / "job.json") == _as_json(job)
+
+
+def _as_json(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a job as JSON has it, so that what is read back is equal to what was written."""
+    return dict(json.loads(json.dumps(job, default=str)))
+
+
+def _described(file: Path) -> dict[str, Any]:
+    try:
+        there = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return there if isinstance(there, dict) else {}
 
 
 def save_arrays(file: Path, arrays: Arrays) -> None:

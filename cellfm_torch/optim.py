@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from cellfm_torch.distributed.sharding import is_shard, whole
 from cellfm_torch.errors import UserError
 from cellfm_torch.mindspore_adam import MindSporeAdam
 
@@ -56,6 +57,8 @@ def clip_each(parameters: Iterable[Tensor], clip_norm: float) -> None:
     if not grads:
         return
     norms = torch.stack([norm.to(grads[0].device) for norm in torch._foreach_norm(grads)])
+    if is_shard(norms):  # of sharded gradients: norms are of the whole, products of what is here
+        norms, grads = whole(norms), [g.to_local() for g in grads]  # type: ignore[attr-defined]
     factors = (clip_norm / (norms + 1e-6)).clamp(max=1.0)
     # On a CPU a look at the factor costs nothing, a multiplication by 1 a pass over the gradient.
     pairs = [(g, f) for g, f in zip(grads, factors, strict=True) if f.device.type != "cpu" or f != 1]

@@ -21,6 +21,8 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run
+        # Outputs of a network are views; nothing here writes into them.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         for logger in loggers:
             logger.setLevel(logging.WARNING)
         try:

@@ -27,10 +27,12 @@ def train(cfg: Any) -> int:
 
     set_backend(cfg.backend)
     from cellfm_torch.commands.interrupt import Stopped, StopSignals
+    from cellfm_torch.commands.processes import rank
     from cellfm_torch.commands.run_folder import RunFolder
     from cellfm_torch.commands.training import chosen, fit, make_trainer
+    from cellfm_torch.distributed.sharding import is_sharded
 
-    console = Console()
+    console = Console(quiet=rank() > 0)
     folder = RunFolder(cfg.run_dir)
     folder.check(cfg, resume=cfg.resume)
     done = folder.finished(cfg)
@@ -47,7 +49,8 @@ def train(cfg: Any) -> int:
             except Stopped as stop:
                 console.print(f"{stop}; saved in {folder.path}. Go on with the same command and resume=true.")
                 return stop.exit_code
-            network.save_pretrained(folder.model)
+            if trainer.is_global_zero or is_sharded(network):  # all of them hold a part of it
+                network.save_pretrained(folder.model)
             done = dict(trainer.test(task, datamodule=data, weights_only=True, verbose=False)[0])
             folder.finish(done)
     console.print(task.summary(done))

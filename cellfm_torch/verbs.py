@@ -238,6 +238,7 @@ VERBS: dict[str, Verb | Group] = {
             Option("--model", "model={}", "tiny, 80m, 800m, scfoundation-tiny, scfoundation or pretrained"),
             Option("--run-dir", "run_dir={}", "folder of the run (default: runs/EXPERIMENT)"),
             Option("--steps", "trainer.max_steps={}", "optimiser steps"),
+            Option("--strategy", "trainer={}", "single (the default), ddp, fsdp or hybrid, see conf/trainer"),
             Option("--lr", "optim.lr={}", "highest learning rate"),
             Option("--seed", "seed={}", "of weights, split, order and masks"),
             Option("--resume", "resume=true", "go on where the run in the folder stopped"),
@@ -364,6 +365,17 @@ VERBS: dict[str, Verb | Group] = {
         "published checkpoint (CellFM of MindSpore, scFoundation) -> model folder",
         None,
         "cellfm convert CellFM_80M_weight.ckpt",
+    ),
+    "export": Verb(
+        "cellfm_torch.commands.export",
+        "checkpoint of a training run, of one file or sharded over processes -> model folder",
+        (
+            Option("--output", "output={}", "model folder to write"),
+            Option("--config", "config={}", "config.yaml of the run, for a checkpoint outside of its run folder"),
+            Option("--overwrite", "overwrite=true", "replace the output where it exists"),
+        ),
+        "cellfm export runs/mine --output models/mine",
+        words=("checkpoint", "CHECKPOINT"),
     ),
     "estimate": Verb(
         "cellfm_torch.commands.estimate",

@@ -1,12 +1,15 @@
-"""Memory that a call takes; and options of the comparison with a recording, known wherever pytest is started."""
+"""A small file of real cells, memory that a call takes, and options of the comparison with a recording."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import anndata
 import pytest
 import torch
+
+from cellfm_torch.paths import PBMC3K
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,6 +45,14 @@ def threads_stay() -> Iterator[None]:
     yield
     if torch.get_num_threads() != before:
         torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def small_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty of the bundled cells."""
+    path = tmp_path_factory.mktemp("cells") / "small.h5ad"
+    anndata.read_h5ad(PBMC3K)[:60].copy().write_h5ad(path)
+    return path
 
 
 @pytest.fixture

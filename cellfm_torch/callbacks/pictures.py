@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from cellfm_torch.distributed.sharding import is_sharded
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.plots import cells as pictures
 
@@ -184,6 +185,8 @@ class UMAPPicture(_Picture):
     def _draw(self, trainer: Any, pl_module: Any, path: Path) -> None:
         from matplotlib.figure import Figure
 
+        if is_sharded(pl_module):  # this process alone cannot compute with them
+            raise UserError("weights are sharded: embed the cells with the trained model (cellfm embed)")
         with _undisturbed(pl_module, trainer.strategy.root_device):
             embedding, labels = self._embed_cells(trainer, pl_module)
             kept = np.flatnonzero(np.isfinite(embedding).all(1))

@@ -15,12 +15,18 @@ from pathlib import Path
 import torch
 
 from cellfm_torch.checkpoint_io import before
+from cellfm_torch.distributed.checkpoints import REST, recover, sharded_damage
 from cellfm_torch.errors import UserError, shortened
 from cellfm_torch.files import check_stored
 
 
 def damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint, or None; reads all of it, and runs nothing that it holds."""
+    """Return what is wrong with a checkpoint, or None; runs nothing that it holds.
+
+    Of a file all is read; of the folder of a sharded one its description, and what is neither weights nor moments.
+    """
+    if path.is_dir():
+        return sharded_damage(path) or damage(path / REST)
     try:
         check_stored(path)
         with zipfile.ZipFile(path) as archive:
@@ -55,8 +61,8 @@ def newest_sound(path: Path, say: Callable[[str], None]) -> Path | None:
         If there are checkpoints, and none can be used.
     """
     wrong: list[str] = []
-    for candidate in (path, before(path)):
-        if not candidate.is_file():
+    for candidate in (recover(path), before(path)):
+        if not candidate.exists():
             continue
         problem = damage(candidate)
         if problem is None:

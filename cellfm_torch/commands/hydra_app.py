@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cellfm_torch import paths
+from cellfm_torch.commands import processes
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.files import not_written
 from cellfm_torch.verbs import verb_of
@@ -18,11 +19,13 @@ USER_ERROR = 2  # exit code of everything the user can put right
 
 
 def register_resolvers() -> None:
-    """Make ``${cellfm.bundled:NAME}`` and ``${cellfm.precision:WANTED,ACCELERATOR}`` known to OmegaConf."""
+    """Make ``${cellfm.bundled:NAME}``, ``${cellfm.precision:WANTED,ACCELERATOR}`` and others known to OmegaConf."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("cellfm.bundled", _bundled, replace=True)
     OmegaConf.register_new_resolver("cellfm.precision", _precision, replace=True)
+    OmegaConf.register_new_resolver("cellfm.devices", processes.here, replace=True)
+    OmegaConf.register_new_resolver("cellfm.nodes", processes.nodes, replace=True)
 
 
 def _bundled(name: str) -> str:

@@ -39,6 +39,14 @@ class StopSignals:
         self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
         return self
 
+    def take_over(self) -> None:
+        """Put our handlers in the place of those that Lightning puts around them.
+
+        With several processes its own broadcasts from within the handler, in the middle of whatever else they send.
+        """
+        for number in self._before:
+            signal.signal(number, self._handle)
+
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -55,7 +63,7 @@ class StopSignals:
 
 
 class SaveOnStop(Callback):
-    """Save the run and raise :class:`Stopped` at the end of the step in which a signal came.
+    """Save the run and raise :class:`Stopped` at the end of the step in which a signal came, to whichever process.
 
     Parameters
     ----------
@@ -71,13 +79,21 @@ class SaveOnStop(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on there is something to save."""
+        self.signals.take_over()
         self.signals.training = True
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Honour a request."""
-        if self.signals.received is not None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Honour a request, unless gradients are still being added up."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        asked = self.signals.received is not None
+        if trainer.world_size > 1:  # all of them save, after the same step
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
             trainer.save_checkpoint(self.path)
-            raise Stopped(self.signals.received, trainer.global_step)
+            raise Stopped(self.signals.received or signal.SIGTERM, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """All steps are done and saved: signals act as usual again."""

@@ -1,4 +1,7 @@
-"""The folder of one run: what it was asked, how far it is, what came out. Files are written beside and renamed."""
+"""The folder of one run: what it was asked, how far it is, what came out. Files are written beside and renamed.
+
+Of several processes the first one looks after it, and the others rely on that.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from cellfm_torch.commands.processes import rank
 from cellfm_torch.errors import UserError, shortened
 from cellfm_torch.files import write_text
 
@@ -23,6 +27,11 @@ FREE = (
     "trainer.max_steps",
     "trainer.max_epochs",
     "trainer.max_time",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.accumulate_grad_batches",
+    "trainer.strategy",
+    "trainer.use_distributed_sampler",
 )
 
 
@@ -71,6 +80,8 @@ class RunFolder:
         UserError
             If the folder holds another run, or this one without `resume`, or something that is no run.
         """
+        if rank():
+            return
         if self.path.is_file():
             raise UserError(f"run_dir={self.path} is a file; give a folder")
         if not self.config_file.is_file():
@@ -92,10 +103,7 @@ class RunFolder:
     def _recorded(self) -> dict[str, Any]:
         """Return what the run in the folder was asked, {dotted name: value}."""
         try:
-            text = self.config_file.read_text(encoding="utf-8")
-            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-                raise ValueError("aliases, which no run writes")  # a few lines of them can stand for gigabytes
-            return _flat(OmegaConf.to_container(OmegaConf.create(text)))
+            return _flat(read_config(self.config_file))
         except Exception as problem:  # whatever the damaged text makes YAML or OmegaConf raise
             raise self._damaged(self.config_file, problem) from None
 
@@ -105,19 +113,23 @@ class RunFolder:
 
     def finished(self, cfg: DictConfig) -> dict[str, float] | None:
         """Return the metrics of a run that has ended as asked, or None."""
-        if not self.metrics_file.is_file() or not self.config_file.is_file():
+        if not self.config_file.is_file():
             return None
         old, new = self._recorded(), _flat(resolved(cfg))
         if any(old.get(k) != new.get(k) for k in old.keys() | new.keys() if k.startswith("trainer.max_")):
             return None
-        try:
+        try:  # last: where several processes ask, the first one may be about to begin again
             metrics = json.loads(self.metrics_file.read_text(encoding="utf-8"))
             return {str(name): float(value) for name, value in metrics.items()}
+        except FileNotFoundError:
+            return None
         except (ValueError, TypeError, AttributeError) as problem:
             raise self._damaged(self.metrics_file, problem) from None
 
     def create(self, cfg: DictConfig) -> None:
         """Make the folder and record the resolved configuration."""
+        if rank():
+            return
         self._is_new = not self.path.is_dir() or not any(self.path.iterdir())
         self.path.mkdir(parents=True, exist_ok=True)
         self.metrics_file.unlink(missing_ok=True)  # of a run that is now going on for longer
@@ -134,7 +146,17 @@ class RunFolder:
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Record the final metrics; a folder with metrics.json is a finished run."""
+        if rank():
+            return
         write_text(self.metrics_file, json.dumps(metrics, indent=2) + "\n")
+
+
+def read_config(file: Path) -> Any:
+    """Return what a run was asked, as plain values; what a damaged file makes YAML or OmegaConf raise comes through."""
+    text = file.read_text(encoding="utf-8")
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+        raise ValueError("aliases, which no run writes")  # a few lines of them can stand for gigabytes
+    return OmegaConf.to_container(OmegaConf.create(text))
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from omegaconf import DictConfig
 
 from cellfm_torch.commands.checkpoints import newest_sound
 from cellfm_torch.commands.interrupt import RandomState, SaveOnStop, StopSignals
+from cellfm_torch.commands.processes import rank
 from cellfm_torch.commands.run_folder import RunFolder
+from cellfm_torch.distributed.progress import OtherProcesses
 from cellfm_torch.errors import UserError
 
 
@@ -34,9 +36,14 @@ def make_trainer(cfg: DictConfig, folder: RunFolder, signals: StopSignals, *, lo
     logger
         As the Trainer takes it.
     """
-    callbacks = [*chosen(cfg.callbacks), RandomState(), SaveOnStop(signals, folder.checkpoint)]
+    callbacks = [*chosen(cfg.callbacks), RandomState(), OtherProcesses(), SaveOnStop(signals, folder.checkpoint)]
     trainer: pl.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=logger)
     return trainer
+
+
+def _warn(line: str) -> None:
+    if not rank():
+        print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def fit(trainer: pl.Trainer, task: pl.LightningModule, data: Any, *, cfg: DictConfig, folder: RunFolder) -> None:
@@ -50,7 +57,7 @@ def fit(trainer: pl.Trainer, task: pl.LightningModule, data: Any, *, cfg: DictCo
         For mistakes that show only when training is about to start; the folder is as it was then.
     """
     folder.create(cfg)
-    checkpoint = newest_sound(folder.checkpoint, lambda line: print(f"warning: {line}", file=sys.stderr, flush=True))
+    checkpoint = newest_sound(folder.checkpoint, _warn)
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except UserError:

@@ -127,6 +127,7 @@ class CellSet:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
     ) -> CellLoader:
         """Return batches of some cells.
 
@@ -141,8 +142,8 @@ class CellSet:
             Otherwise in the order of the rows and with all genes: a sample of them would depend on where a cell stands.
         seed
             Of the order, and of the genes that are sampled from long cells.
-        rank, world_size
-            This process gets its share of the batches.
+        rank, world_size, accumulate
+            This process gets its share of the batches, see :class:`~cellfm_torch.data.sampler.TokenBudgetSampler`.
         """
         rows = np.flatnonzero(self.lengths > 0) if rows is None else np.asarray(rows)
         labels = None if codes is None else np.asarray(codes, dtype=np.int64)
@@ -160,7 +161,9 @@ class CellSet:
         lengths = dataset.lengths
         budget = max(self.token_budget, 2 * int(lengths.max(initial=1)))
         order = BlockOrder(dataset.blocks, seed=seed) if shuffle else plain_order(dataset.blocks, fetch_cells=16384)
-        sampler = TokenBudgetSampler(lengths, token_budget=budget, order=order, rank=rank, world_size=world_size)
+        sampler = TokenBudgetSampler(
+            lengths, token_budget=budget, order=order, rank=rank, world_size=world_size, accumulate=accumulate
+        )
         return CellLoader(dataset, sampler=sampler)
 
 
@@ -194,8 +197,15 @@ class LabelledCells(pl.LightningDataModule):
 
     def _loader(self, rows: NDArray[np.integer], *, shuffle: bool) -> CellLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer and shuffle else 1
         return self.cells.loader(
-            rows, codes=self.codes, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world_size
+            rows,
+            codes=self.codes,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            accumulate=accumulate,
         )
 
     def train_dataloader(self) -> CellLoader:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cellfm_torch.batch import CellBatch
+from cellfm_torch.batch import CellBatch, StepShare
 from cellfm_torch.data.dataset import CellDataset, Fetched
 from cellfm_torch.data.sampler import FetchPlan, TokenBudgetSampler
 from cellfm_torch.errors import UserError
@@ -27,7 +29,8 @@ class CellLoader:
     """Batches of one rank for one epoch after another, with Lightning's protocol for loaders that can be resumed.
 
     Reading, decompression and the preparation of batches run without Python's lock, so threads do what other loaders
-    need processes for; the batches do not depend on how many there are.
+    need processes for; the batches do not depend on how many there are. A batch says which share of the targets of its
+    optimiser step it has (``batch.share``), so that each target counts the same, whatever batch it is in.
 
     Parameters
     ----------
@@ -57,27 +60,40 @@ class CellLoader:
         Lightning makes the iterator of the first epoch before it tells the sampler which epoch that is.
         """
         self._epoch, self._batches = self.sampler.epoch, self.sampler.start
-        for batch in self._made():
-            self._batches += 1
-            yield batch
+        size = self.sampler.accumulate, self.sampler.world_size
+        for step in self._steps():
+            weights = [batch.weight for batch in step]
+            for batch, weight in zip(step, weights, strict=True):
+                self._batches += 1
+                yield replace(batch, share=StepShare(weight, sum(weights), *size))
 
-    def _made(self) -> Iterator[CellBatch]:
-        if not self.num_workers:
-            for plan in self.sampler:
+    def _steps(self) -> Iterator[tuple[CellBatch, ...]]:
+        """Yield this rank's batches of one optimiser step after the other; a step that was begun before is short."""
+        begun = self.sampler.start % self.sampler.accumulate
+        with ExitStack() as stack:
+            pool = None
+            if self.num_workers:
+                pool = stack.enter_context(ThreadPoolExecutor(self.num_workers, thread_name_prefix="cells"))
+            lanes = [stack.enter_context(closing(self._lane(plans, pool))) for plans in self.sampler.own_lanes()]
+            if begun:
+                yield tuple(next(lane) for lane in lanes[begun:])
+            yield from zip(*lanes, strict=True)
+
+    def _lane(self, plans: Iterable[FetchPlan], pool: ThreadPoolExecutor | None) -> Generator[CellBatch, None, None]:
+        if pool is None:
+            for plan in plans:
                 fetched = self.dataset.fetch(plan.cells)
                 for piece in pieces(plan, self.sampler.lengths[plan.cells]):
                     yield from self._piece(plan, fetched, piece)
             return
-        with ThreadPoolExecutor(self.num_workers, thread_name_prefix="cells") as pool:
-            # The next fetch is read while the batches of this one are made.
-            plans = ahead(pool, lambda plan: (plan, self.dataset.fetch(plan.cells)), self.sampler, number=1)
-            tasks = (
-                (plan, fetched, piece)
-                for plan, fetched in plans
-                for piece in pieces(plan, self.sampler.lengths[plan.cells])
-            )
-            for made in ahead(pool, lambda task: self._piece(*task), tasks, number=2 * self.num_workers):
-                yield from made
+        # The next fetch is read while the batches of this one are made.
+        read = ahead(pool, lambda plan: (plan, self.dataset.fetch(plan.cells)), plans, number=1)
+        tasks = (
+            (plan, fetched, piece) for plan, fetched in read for piece in pieces(plan, self.sampler.lengths[plan.cells])
+        )
+        number = max(1, 2 * self.num_workers // self.sampler.accumulate)
+        for made in ahead(pool, lambda task: self._piece(*task), tasks, number=number):
+            yield from made
 
     def _piece(self, plan: FetchPlan, fetched: Fetched, piece: range) -> list[CellBatch]:
         """Return batches `piece` of a plan."""
@@ -89,18 +105,18 @@ class CellLoader:
         return [part(whole, int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch, how many of its batches were handed out, and what these numbers refer to."""
+        """Return the epoch, how many of its batches all ranks have had, and what these numbers refer to."""
         epoch = self.sampler.epoch
         return {
             "epoch": epoch,
-            "batches": self._batches if epoch == self._epoch else 0,
-            "batches_per_epoch": len(self.sampler),
+            "batches": self._batches * self.sampler.world_size if epoch == self._epoch else 0,
+            "batches_per_epoch": self.sampler.num_batches,
             "blocks": len(self.sampler.order.blocks) - 1,
-            "processes": self.sampler.world_size,
+            "batches_per_step": self.sampler.lanes,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the batches already handed out.
+        """Go on after the batches already handed out, on any number of ranks that makes steps of as many batches.
 
         Raises
         ------
@@ -108,14 +124,14 @@ class CellLoader:
             If that was in the middle of an epoch that is divided differently now.
         """
         now, then = self.state_dict(), state_dict
-        for what in ("processes", "blocks", "batches_per_epoch"):
+        for what in ("batches_per_step", "blocks", "batches_per_epoch"):
             if then["batches"] and then.get(what, now[what]) != now[what]:
                 raise UserError(
                     f"the checkpoint is from the middle of an epoch with {then[what]:,} {what.replace('_', ' ')}, and "
-                    f"now there are {now[what]:,}: resume with the same data, number of devices, data.token_budget, "
-                    "data.stream and data.block_size"
+                    f"now there are {now[what]:,}: resume with the same data, data.token_budget, data.stream, "
+                    "data.block_size, and number of devices times trainer.accumulate_grad_batches"
                 )
-        self._epoch, self._batches = then["epoch"], then["batches"]
+        self._epoch, self._batches = then["epoch"], then["batches"] // self.sampler.world_size
         self.sampler.set_epoch(self._epoch)
         self.sampler.start = self._batches
 

@@ -219,6 +219,7 @@ class CellDataModule(SplitCells):
             order=order,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
+            accumulate=self.trainer.accumulate_grad_batches if self.trainer and shuffle else 1,
         )
         return CellLoader(dataset, sampler=sampler, num_workers=self.num_workers)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,14 @@ class TokenBudgetSampler:
     """Deal the cells out in batches of at most `token_budget` tokens, in a constant number of batches per epoch.
 
     The cells of a fetch lie end to end on a line of tokens that is cut into equal windows; a batch is the cells that
-    start in a window. A rank gets a run of the epoch's batches, so that it reads other fetches than its neighbours.
+    start in a window.
+
+    The batches of an epoch are divided into as many runs, called lanes, as there are batches in an optimiser step; a
+    step takes the next batch of every lane. A rank gets neighbouring lanes: one where a batch of each rank makes a
+    step, more where gradients accumulate. So the cells of a step depend on the number of lanes and not on the number of
+    ranks (2 ranks are 1 rank that accumulates 2 batches), a batch is within the budget of one device, and each lane
+    reads its own fetches, which no other rank has to read and decompress too. Dealing the cells of each fetch out to
+    ranks would have every rank read all of it.
 
     Parameters
     ----------
@@ -53,12 +61,16 @@ class TokenBudgetSampler:
     order
         Which cells an epoch has, in which order; by default all, in a shuffled order, as blocks of one cell.
     rank, world_size
-        This process gets the batches of every epoch from ``rank / world_size`` on.
+        This process gets lanes ``rank * accumulate`` and the following.
+    accumulate
+        Batches of this process in a step: lanes of each rank.
 
     Attributes
     ----------
     start : int
         Batches of this rank that the next iteration skips: those already used when an epoch is resumed.
+    lanes : int
+        Batches of an optimiser step, over all ranks.
 
     Raises
     ------
@@ -74,6 +86,7 @@ class TokenBudgetSampler:
         order: BlockOrder | None = None,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
     ) -> None:
         self.lengths = np.asarray(lengths)
         self.order = BlockOrder(np.arange(len(lengths) + 1)) if order is None else order
@@ -83,7 +96,8 @@ class TokenBudgetSampler:
                 f"data.token_budget={token_budget} is less than twice the longest cell ({longest:,} genes): "
                 f"set at least {2 * longest}"
             )
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
+        self.lanes = lanes = world_size * accumulate
         blocks = self.order.blocks
         self._tokens = np.add.reduceat(self.lengths, blocks[:-1], dtype=np.int64)
         self._cells = np.diff(blocks)
@@ -91,15 +105,20 @@ class TokenBudgetSampler:
         self._window = token_budget - longest
         batches = self.order.most(self._tokens) // self._window + self.order.num_fetches
         cells = self.order.least(self._cells)
-        self.num_batches = -(-min(batches, cells) // world_size) * world_size
+        self.num_batches = -(-min(batches, cells) // lanes) * lanes
         # Rounded up there may be more batches than cells; rounded down, one or two cells each are within the budget.
         self._in_pairs = self.num_batches > cells
         if self._in_pairs:
-            self.num_batches = cells // world_size * world_size
+            self.num_batches = cells // lanes * lanes
         unsure = cells < self.order.most(self._cells)  # epochs take other cells each time
         least = max(1, (cells + self.order.num_fetches) // 2)
         if self._in_pairs and (unsure or least > self.num_batches):
-            raise UserError(f"{len(self.lengths):,} cells are too few for {world_size} devices: use fewer devices")
+            raise UserError(
+                f"{len(self.lengths):,} cells are too few for {world_size} devices: use fewer devices"
+                if accumulate == 1
+                else f"{len(self.lengths):,} cells are too few for steps of {lanes} batches: lower "
+                "trainer.accumulate_grad_batches"
+            )
         self.epoch = 0
         self.start = 0
 
@@ -114,11 +133,26 @@ class TokenBudgetSampler:
         return self.num_batches // self.world_size
 
     def __iter__(self) -> Iterator[FetchPlan]:
-        """Yield what this rank reads; `start` is used up when iteration begins."""
-        epoch, first = self.order.epoch(self.epoch), self.rank * len(self) + self.start
-        last = (self.rank + 1) * len(self)
+        """Yield what this rank reads, one lane after the other; `start` is used up when iteration begins."""
+        return chain.from_iterable(self.own_lanes())
+
+    def own_lanes(self) -> list[Iterator[FetchPlan]]:
+        """Return what this rank reads, for each of its lanes; `start` is used up.
+
+        After ``start % accumulate`` batches of a step, the lanes from there on are the next to be asked.
+        """
+        epoch = self.order.epoch(self.epoch)
+        batches, length = self._batches(epoch), self.num_batches // self.lanes
+        rounds, rest = divmod(self.start, self.accumulate)
         self.start = 0
-        batches = self._batches(epoch)
+        firsts = [(self.rank * self.accumulate + lane) * length for lane in range(self.accumulate)]
+        return [
+            self._run(epoch, batches, first + rounds + (lane < rest), first + length)
+            for lane, first in enumerate(firsts)
+        ]
+
+    def _run(self, epoch: Epoch, batches: NDArray[np.int64], first: int, last: int) -> Iterator[FetchPlan]:
+        """Yield the plans of batches `first` to `last` of an epoch whose fetches are cut into `batches` (G,)."""
         begins = np.concatenate([[0], np.cumsum(batches)])
         for fetch in range(len(batches)):
             low, high = max(first, begins[fetch]) - begins[fetch], min(last, begins[fetch + 1]) - begins[fetch]

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from cellfm_torch.batch import InputSpec, Masking
@@ -47,7 +48,7 @@ class SplitCells(TokenBudgetDataModule):
         """The cells kept of all files and stores; opened on first use, then a report is printed."""
         opened = self._open()
         if self.verbose:
-            opened.say()
+            rank_zero_only(opened.say)()
         return opened
 
     @property

@@ -16,8 +16,9 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
+from cellfm_torch.errors import UserError
 from cellfm_torch.files import written_beside
-from cellfm_torch.job_folder import open_job
+from cellfm_torch.job_folder import is_of_job, open_job
 
 PATIENCE = 60.0
 """Seconds that other processes wait for the first one to make the folder."""
@@ -70,11 +71,14 @@ class FolderParts:
 
     def __init__(self, folder: Path, job: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.folder = folder
-        if getattr(rank_zero_only, "rank", 0):  # the first process makes the folder
-            deadline = time.monotonic() + PATIENCE
-            while not (folder / "job.json").is_file() and time.monotonic() < deadline:
-                time.sleep(0.1)
-        open_job(folder, job, overwrite=overwrite)
+        if not getattr(rank_zero_only, "rank", 0):
+            open_job(folder, job, overwrite=overwrite)
+            return
+        deadline = time.monotonic() + PATIENCE
+        while not is_of_job(folder, job):  # the first process makes the folder
+            if time.monotonic() > deadline:
+                raise UserError(f"{folder}: the first process has not made it within {PATIENCE:.0f} s")
+            time.sleep(0.1)
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*.npz"))
@@ -89,7 +93,7 @@ class FolderParts:
                         raise zipfile.BadZipFile
                     rows.append(part["rows"])
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-                file.unlink()
+                file.unlink(missing_ok=True)  # another process may have been faster
         return np.unique(np.concatenate(rows))
 
     def add(self, rows: NDArray[np.int64], values: Values) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import numpy as np
 from anndata import AnnData, read_h5ad
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from cellfm_torch.data.files import Given, Input, one_file
@@ -41,7 +42,8 @@ def embed(
     sample_genes: int | None = None,
     token_budget: int = 16384,
     accelerator: str = "auto",
-    devices: int = 1,
+    devices: int | Literal["auto"] = 1,
+    num_nodes: int = 1,
     strategy: str = "auto",
     num_workers: int = 0,
     overwrite: bool = False,
@@ -75,8 +77,10 @@ def embed(
         cell. None: all genes.
     token_budget
         Gene tokens per batch. Raised to twice the longest cell; halved where memory does not suffice.
-    accelerator, devices, strategy
-        As :class:`lightning.pytorch.Trainer` has them. More than one device takes an `output`.
+    accelerator, devices, num_nodes, strategy
+        As :class:`lightning.pytorch.Trainer` has them. More than one device takes an `output`, in a folder that all
+        machines see: each process keeps what it has embedded there, and the first one merges it in the order of the
+        cells. Where a process is killed, the same call goes on with what is there, with any number of processes.
     num_workers
         Threads that make batches ahead.
     overwrite
@@ -153,16 +157,16 @@ def embed(
         callbacks: list[pl.Callback] = [PartWriter(parts)]
         if verbose:
             callbacks.append(EmbedProgress(done, done + len(wanted)))
+        where = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes, "strategy": strategy}
         with quiet_lightning():
-            trainer = _trainer(callbacks=callbacks, accelerator=accelerator, devices=devices, strategy=strategy)
+            trainer = _trainer(callbacks=callbacks, **where)
             if verbose and trainer.is_global_zero:
                 _say(estimate(network, functions, data, device=trainer.strategy.root_device), done)
             training = network.training
             trainer.predict(EmbedTask(network, functions), datamodule=data, return_predictions=False)
             network.train(training)
-        if not trainer.is_global_zero:  # the first process writes what all have kept
-            return AnnData(obs=data.obs)
-
+    if getattr(rank_zero_only, "rank", 0):  # the first process writes what all have kept
+        return AnnData(obs=data.obs)
     result = Result(
         parts=parts,
         keys={name: key if name == "cell" else f"{key}_{name}" for name in names},

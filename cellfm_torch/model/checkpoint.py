@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from cellfm_torch.distributed.sharding import class_name, whole_tensors
 from cellfm_torch.errors import UserError, shortened
 from cellfm_torch.files import write_text, written_beside
 
@@ -36,15 +37,20 @@ def folder_texts(model: str, config: Any, genes: Sequence[str]) -> dict[str, str
 
 
 def save_folder(network: _Network, folder: str | Path) -> None:
-    """Write a model folder; see :meth:`CellFM.save_pretrained`."""
+    """Write a model folder; see :meth:`CellFM.save_pretrained`.
+
+    Of a sharded network (FSDP2) every process calls this, and the first one writes.
+    """
     if network.genes is None:
-        made = f"{type(network).__name__}(config, genes=[...])"
+        made = f"{class_name(network)}(config, genes=[...])"
         raise ValueError(f"this network does not know its genes; give {made} one symbol per row")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = folder_texts(type(network).__name__, network.config, network.genes)
     # Clones: safetensors refuses tensors that share memory.
-    tensors = {name: x.detach().cpu().contiguous().clone() for name, x in network.state_dict().items()}
+    tensors = {name: full.cpu().contiguous().clone() for name, full in whole_tensors(network.state_dict())}
+    if not tensors:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = folder_texts(class_name(network), network.config, network.genes)
     write_text(folder / GENES, texts[GENES])
     with written_beside(folder / WEIGHTS) as part:
         save_file(tensors, part, metadata={"format": "pt"})

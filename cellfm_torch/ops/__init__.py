@@ -4,6 +4,7 @@ from cellfm_torch.ops.backend import set_backend, use_backend
 from cellfm_torch.ops.gate import norm_gate
 from cellfm_torch.ops.layout import Layout
 from cellfm_torch.ops.retention import RetentionState, retention, retention_map, retention_state
+from cellfm_torch.ops.split import split_retention
 
 __all__ = [
     "Layout",
@@ -13,5 +14,6 @@ __all__ = [
     "retention_map",
     "retention_state",
     "set_backend",
+    "split_retention",
     "use_backend",
 ]

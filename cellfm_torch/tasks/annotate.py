@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from cellfm_torch.batch import CellBatch
 from cellfm_torch.errors import UserError
 from cellfm_torch.optim import Recipe
+from cellfm_torch.tasks.step import share_of_step
 
 
 def annotation_loss(logits: Sequence[Tensor], labels: Tensor, *, weight: Tensor | None = None) -> Tensor:
@@ -105,8 +106,8 @@ class AnnotateTask(pl.LightningModule):
         return cast("tuple[Tensor, ...]", self.head(encoding, batch))
 
     def training_step(self, batch: CellBatch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch."""
-        loss = self._loss(self.logits(batch), batch)
+        """Return the loss of one batch, weighted by its share of the step's labelled cells."""
+        loss = self._loss(self.logits(batch), batch) * share_of_step(self, batch)
         self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=batch.num_cells)
         return loss
 

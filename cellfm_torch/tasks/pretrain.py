@@ -18,6 +18,7 @@ from cellfm_torch.errors import UserError
 from cellfm_torch.model.outputs import Prediction
 from cellfm_torch.optim import Recipe
 from cellfm_torch.tasks.losses import loss_terms
+from cellfm_torch.tasks.step import StepMeans, share_of_step
 
 HEADS = ("by_gene", "by_cell")
 BASELINE = "baseline"
@@ -68,6 +69,7 @@ class PretrainTask(pl.LightningModule):
                 raise UserError(f"task.{name}={asked}, but the network was built with {name}={has}")
         self.network = network
         self.recipe = recipe or Recipe()
+        self._means = StepMeans()
         metrics: dict[str, Metric] = {}
         for head in (*HEADS, BASELINE):
             metrics[f"mse_{head}"] = MeanSquaredError()
@@ -79,11 +81,14 @@ class PretrainTask(pl.LightningModule):
         return loss_terms(prediction, batch)
 
     def training_step(self, batch: CellBatch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch."""
+        """Return the loss of one batch, weighted by its share of the step's targets."""
         terms = self.terms(self.network(batch, targets_only=self.targets_only), batch)
+        factor = share_of_step(self, batch)
+        terms = {name: value * factor for name, value in terms.items()}
         loss = torch.stack(list(terms.values())).sum()
-        named = {f"train_{name}": value.detach() for name, value in terms.items()}
-        self.log_dict({"train_loss": loss.detach(), **named}, batch_size=batch.num_cells)
+        named = {f"train_{name}": value for name, value in terms.items()}
+        if means := self._means.add(self, {"train_loss": loss, **named}, batch, batch_idx):
+            self.log_dict(means, batch_size=batch.num_cells)
         return loss
 
     def validation_step(self, batch: CellBatch, batch_idx: int) -> None:
@@ -99,7 +104,7 @@ class PretrainTask(pl.LightningModule):
         terms = self.terms(prediction, batch)
         assert batch.target is not None and batch.target_values is not None  # loss_terms has checked
         weight = int(batch.target.sum())
-        self.log(f"{stage}_loss", torch.stack(list(terms.values())).sum(), batch_size=weight)
+        self.log(f"{stage}_loss", torch.stack(list(terms.values())).sum(), batch_size=weight, sync_dist=True)
         chosen = batch.target & batch.hidden
         truth = batch.target_values[chosen].float()
         predicted = {head: getattr(prediction, head) for head in HEADS}

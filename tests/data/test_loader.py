@@ -81,3 +81,22 @@ def test_iterating_leaves_global_random_state(dataset: CellDataset) -> None:
     list(make(dataset, 1))
     assert torch.equal(torch_state, torch.get_rng_state())
     np.testing.assert_array_equal(numpy_state, np.random.get_state()[1])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_begins_anywhere_in_a_step(dataset: CellDataset, num_workers: int) -> None:
+    """Three batches to a step, from three places of the epoch; a run may go on in the middle of one."""
+
+    def loader(start: int = 0) -> CellLoader:
+        order = BlockOrder(dataset.blocks, fetch_blocks=4)
+        sampler = TokenBudgetSampler(dataset.lengths, token_budget=100, order=order, accumulate=3)
+        sampler.start = start
+        return CellLoader(dataset, sampler=sampler, num_workers=num_workers)
+
+    everything = [contents(batch) for batch in loader()]
+    assert len(everything) == len(loader()) and len(everything) % 3 == 0 and len(everything) > 5
+    for start in range(len(everything)):
+        assert [contents(batch) for batch in loader(start)] == everything[start:]
+    half = iter(loader())
+    next(half)
+    half.close()  # type: ignore[attr-defined]

@@ -32,23 +32,38 @@ def batches(sampler: TokenBudgetSampler) -> list[np.ndarray]:
     seed=st.integers(0, 2**32),
     shuffle=st.booleans(),
     world_size=st.integers(1, 4),
+    accumulate=st.integers(1, 3),
 )
 def test_every_cell_once_within_budget_on_one_rank(
-    lengths: list[int], slack: int, block: int, fetch: int, seed: int, shuffle: bool, world_size: int
+    lengths: list[int],
+    slack: int,
+    block: int,
+    fetch: int,
+    seed: int,
+    shuffle: bool,
+    world_size: int,
+    accumulate: int,
 ) -> None:
     """Whatever the division into blocks, fetches, batches and ranks."""
     budget = 2 * max(lengths) + slack
     order = BlockOrder(even_blocks(len(lengths), block), fetch_blocks=fetch, seed=seed, shuffle=shuffle)
     try:
         ranks = [
-            TokenBudgetSampler(np.array(lengths), token_budget=budget, order=order, rank=rank, world_size=world_size)
+            TokenBudgetSampler(
+                np.array(lengths),
+                token_budget=budget,
+                order=order,
+                rank=rank,
+                world_size=world_size,
+                accumulate=accumulate,
+            )
             for rank in range(world_size)
         ]
     except UserError as refusal:
         # A fetch of a single cell leaves no choice of batches; real ones hold many.
-        assert "too few for" in str(refusal) and 2 * world_size * order.num_fetches > len(lengths)
+        assert "too few for" in str(refusal) and 2 * world_size * accumulate * order.num_fetches > len(lengths)
         assume(False)
-    assert len({len(sampler) for sampler in ranks}) == 1
+    assert len({len(sampler) for sampler in ranks}) == 1 and len(ranks[0]) % accumulate == 0
     for epoch in range(3):
         made = []
         for sampler in ranks:

@@ -96,7 +96,7 @@ def test_every_cell_once_over_all_ranks(make: Make, world_size: int, num_workers
         seen = []
         for rank in range(world_size):
             module = make(num_workers=num_workers, val_fraction=0.14)
-            module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+            module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, accumulate_grad_batches=1)
             loader = module.train_dataloader()
             loader.sampler.set_epoch(epoch)
             batches = list(loader)

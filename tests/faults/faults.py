@@ -2,7 +2,7 @@
 
     python tests/faults/faults.py [--runs 200] [--jobs train,prepare,embed,convert,annotate] [--journal FILE]
 
-A round is one job in a new folder: the same command again and again, each time with a fault, until one comes to its end.
+A round is one job in a new folder: the same command again and again, each time with a fault, until one comes to an end.
 Faults are SIGKILL and SIGTERM to all of its processes, a limit on the size of files (a full disk as a program sees it),
 and a newest checkpoint that is cut or has a bit turned over. After each nothing half written may stand for a whole, a
 command that could speak must have said what happened in one line, and none may take minutes. The journal keeps a line

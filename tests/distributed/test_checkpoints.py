@@ -1,0 +1,146 @@
+"""Sharded checkpoints: written meanwhile, read by another number of processes, complete or not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from launch import launch
+from ranks import train
+
+from cellfm_torch.commands.checkpoints import damage
+from cellfm_torch.distributed.checkpoints import (
+    METADATA,
+    PlainReader,
+    is_sharded_checkpoint,
+    part_of,
+    put_in_place,
+    read_tensors,
+    recover,
+)
+from cellfm_torch.errors import UserError
+
+SAVED_AT, STEPS = 5, 12
+
+
+@pytest.fixture(scope="module")
+def unbroken(ragged: tuple[Path, list[str]]) -> dict[str, Any]:
+    """A run of one process that nothing stopped."""
+    return launch(train, 1, *ragged, strategy="auto", steps=STEPS, adam="mindspore")[0]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(ragged: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Step 5 of a sharded run of two processes, which goes on while it is written."""
+    path = tmp_path_factory.mktemp("sharded") / "last.ckpt"
+    launch(train, 2, *ragged, strategy="fsdp", steps=STEPS, adam="mindspore", save=path, save_at=SAVED_AT)
+    return path
+
+
+def test_is_complete(checkpoint: Path) -> None:
+    assert is_sharded_checkpoint(checkpoint)
+    assert len(list(checkpoint.glob("*.distcp"))) == 2
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_goes_on_with_other_processes(
+    processes: int, checkpoint: Path, unbroken: dict[str, Any], ragged: tuple[Path, list[str]]
+) -> None:
+    """2 to 1, 2 and 4, in the middle of an epoch: losses and weights are those of a run of one that nothing stopped."""
+    ranks = launch(train, processes, *ragged, strategy="fsdp", steps=STEPS, adam="mindspore", resume=checkpoint)
+    losses = ranks[0]["losses"]
+    assert len(losses) == STEPS - SAVED_AT
+    assert np.abs(np.subtract(losses, unbroken["losses"][SAVED_AT:])).max() < 1e-5
+    assert all(np.abs(ranks[0]["weights"][key] - x).max() < 1e-4 for key, x in unbroken["weights"].items())
+    assert ranks[0]["epochs"] == unbroken["epochs"]
+
+
+def test_stopped_by_a_signal_to_one_process(
+    unbroken: dict[str, Any], ragged: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    """SIGTERM in the middle of a step: all save after that step, and four go on where two were stopped."""
+    path = tmp_path / "last.ckpt"
+    options = {"strategy": "ddp", "steps": STEPS, "adam": "mindspore"}
+    assert launch(train, 2, *ragged, **options, save=path, stop_at=3) == [{"stopped": 4, "code": 143}] * 2
+    ranks = launch(train, 4, *ragged, **options, resume=path)
+    losses = ranks[0]["losses"]
+    assert len(losses) == STEPS - 4
+    assert np.abs(np.subtract(losses, unbroken["losses"][4:])).max() < 1e-5
+    assert all(np.abs(ranks[0]["weights"][key] - x).max() < 1e-4 for key, x in unbroken["weights"].items())
+
+
+def test_tensors_without_processes(checkpoint: Path, unbroken: dict[str, Any]) -> None:
+    tensors = read_tensors(checkpoint, "state_dict.network.")
+    assert {name: tuple(x.shape) for name, x in tensors.items()} == {
+        name: x.shape for name, x in unbroken["weights"].items()
+    }
+    assert all(x.isfinite().all() for x in tensors.values())
+
+
+def test_nothing_else_is_unpickled(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "done",)
+
+    folder = tmp_path / "x.ckpt"
+    folder.mkdir()
+    (folder / METADATA).write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UserError, match=r"asks for .*, which no checkpoint of ours does"):
+        read_tensors(folder, "")
+    assert not (tmp_path / "done").exists()
+    (folder / METADATA).write_bytes(b"text")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_tensors(folder, "")
+
+
+def test_damage_is_found(checkpoint: Path, tmp_path: Path) -> None:
+    """Files that are missing or cut short, and values that would run code when torch unpickles them."""
+    assert damage(checkpoint) is None
+
+    def damaged(name: str) -> Path:
+        shutil.copytree(checkpoint, tmp_path / name)
+        return tmp_path / name
+
+    shard = damaged("cut") / "__1_0.distcp"
+    shard.write_bytes(shard.read_bytes()[:-50])
+    assert "__1_0.distcp is missing or cut short" in str(damage(shard.parent))
+    (damaged("gone") / METADATA).unlink()
+    assert "no .metadata" in str(damage(tmp_path / "gone"))
+    (damaged("rest") / "meta.pt").write_bytes(b"text")
+    assert "cut short or overwritten" in str(damage(tmp_path / "rest"))
+
+    folder = damaged("evil")
+    description = PlainReader(folder).read_metadata()
+    values = (place for index, place in description.storage_data.items() if index.fqn.endswith(".lr"))
+    place = next(values)
+    evil = io.BytesIO()
+    torch.save(Path("x"), evil)
+    with (folder / place.relative_path).open("rb+") as file:
+        file.seek(0, 2)
+        offset = file.tell()
+        file.write(evil.getvalue())
+    for index, old in description.storage_data.items():
+        if index.fqn.endswith(".lr"):
+            description.storage_data[index] = dataclasses.replace(old, offset=offset, length=len(evil.getvalue()))
+    (folder / METADATA).write_bytes(pickle.dumps(description))
+    assert damage(folder) == "it holds more than tensors and plain values"
+
+
+def test_replaced_as_a_whole(tmp_path: Path) -> None:
+    """A kill between the two renames leaves the old folder under another name, from which it comes back."""
+    path = tmp_path / "last.ckpt"
+    for text in ("one", "two"):
+        part_of(path).mkdir()
+        (part_of(path) / "file").write_text(text)
+        put_in_place(path)
+        assert (path / "file").read_text() == text and [x.name for x in tmp_path.iterdir()] == ["last.ckpt"]
+    path.rename(tmp_path / "last.ckpt.old")
+    assert (recover(path) / "file").read_text() == "two"

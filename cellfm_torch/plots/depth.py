@@ -60,6 +60,9 @@ def depth_curves(scores: pd.DataFrame, metric: str, *, ax: Axes | None = None, l
 
         ax = plt.subplots(layout="constrained")[1]
     there = scores.dropna(subset=[metric])
+    ways = list(
+        dict.fromkeys(scores["model"])
+    )  # a way has its colour in every picture, also where others have no score
     for i, (model, rows) in enumerate(there.groupby("model", sort=False)):
         grouped = rows.groupby("share")[metric]
         mean, deviation = grouped.mean(), grouped.std().fillna(0)
@@ -70,6 +73,7 @@ def depth_curves(scores: pd.DataFrame, metric: str, *, ax: Axes | None = None, l
             marker="o",
             markersize=4,
             linewidth=2.2 if i == 0 else 1.2,
+            color=f"C{ways.index(model) % 10}",
             label=str(model),
             zorder=10 - i,
         )

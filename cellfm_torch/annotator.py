@@ -17,6 +17,7 @@ from cellfm_torch.data.files import Given, PathLike
 from cellfm_torch.data.labelled import CellSet
 from cellfm_torch.embedding.cell_sets import Embeddings
 from cellfm_torch.errors import UserError
+from cellfm_torch.model.device import device_named
 from cellfm_torch.model.loading import load_model
 from cellfm_torch.tasks.annotate import AnnotateTask
 
@@ -73,7 +74,7 @@ class CellAnnotator:
         self.folder = Path(model).expanduser() if isinstance(model, str | Path) else None
         network: Any = load_model(self.folder) if self.folder is not None else model
         if device is not None:
-            network.to(device)
+            network.to(device_named(device))
         self.network = network
         self.method = method
         self.label = label
@@ -233,13 +234,13 @@ class CellAnnotator:
         """
         network, saved = read_saved(folder, model=model)
         self = cls.__new__(cls)
-        self.folder, self.network = saved.model, network if device is None else network.to(device)
+        self.folder, self.network = saved.model, network if device is None else network.to(device_named(device))
         self.method, self.label, self.classes = saved.method, saved.label, saved.classes
         self.reading, self.labels_map, self.fitted = saved.reading, saved.labels_map, saved.fitted
         self._embeddings = Embeddings(self.network)
         self.cells, self.codes = None, np.zeros(0, dtype=np.int64)
         if device is not None and isinstance(self.fitted.model, AnnotateTask):
-            self.fitted.model.to(device)
+            self.fitted.model.to(device_named(device))
         if adata is not None:
             self.cells = CellSet.read(adata, self.network.input_spec, **self.reading)
             names = read_labels_map(self.labels_map)

@@ -270,3 +270,11 @@ def test_progress_where_nobody_watches(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setattr("cellfm_torch.embedding.cell_sets.PLAIN_SECONDS", 0)
     assert list(shown([1, 2, 3], "embedding")) == [1, 2, 3]
     assert capsys.readouterr().err.splitlines() == ["embedding 1/3 batches", "embedding 2/3 batches"]
+
+
+def test_a_device_that_there_is_not_is_one_line() -> None:
+    network = CellFM(CellFMConfig.preset("tiny", num_layers=1, dim=32, num_heads=1))
+    adata = anndata.AnnData(np.ones((4, 3), dtype=np.float32))
+    for device in ("cdua", "cuda:7", "meta"):
+        with pytest.raises(UserError, match=f"device={device}: "):
+            CellAnnotator(adata, model=network, label="cell_type", device=device)

@@ -21,6 +21,7 @@ from cellfm_torch.data.files import Given, PathLike
 from cellfm_torch.data.labelled import CellSet
 from cellfm_torch.embedding.cell_sets import Embeddings
 from cellfm_torch.errors import UserError
+from cellfm_torch.model.device import device_named
 from cellfm_torch.model.loading import load_model, untrained
 from cellfm_torch.perturbation.chem.assess import assess
 from cellfm_torch.perturbation.chem.cells import Rows, TreatedCells, read_controls, read_treated
@@ -88,7 +89,7 @@ class ChemicalPerturbation:
     ) -> None:
         self.folder = Path(model).expanduser() if isinstance(model, str | Path) else None
         network: Any = load_model(self.folder) if self.folder is not None else model
-        self.network = network if device is None else network.to(device)
+        self.network = network if device is None else network.to(device_named(device))
         self.reading = reading
         self._embeddings = Embeddings(self.network)
         self.cells: TreatedCells | None = read_treated(
@@ -278,7 +279,7 @@ class ChemicalPerturbation:
         """
         network, saved = read_saved(folder, model=model)
         self = cls.__new__(cls)
-        self.network = network if device is None else network.to(device)
+        self.network = network if device is None else network.to(device_named(device))
         self.folder, self.columns, self.fitted, self.reading = saved.model, saved.columns, saved.fitted, saved.reading
         self.compounds, self.left_out, self.cells = saved.fitted.compounds, (), None
         self._embeddings, self._untrained = Embeddings(self.network), None

@@ -21,6 +21,7 @@ from cellfm_torch.data.files import Given, PathLike
 from cellfm_torch.data.genes import GeneVocab
 from cellfm_torch.data.labelled import CellSet
 from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.model.device import device_named
 from cellfm_torch.perturbation.gene.cells import PerturbedCells
 from cellfm_torch.perturbation.gene.conditions import asked_conditions
 from cellfm_torch.perturbation.gene.control import ControlCells, control_rows, drawn
@@ -218,7 +219,7 @@ class Predictions:
         self = cls.__new__(cls)
         self.network, self.folder, self.saved = read_predictor(folder, model=model)
         if device is not None:
-            self.network.to(device)
+            self.network.to(device_named(device))
             self.saved.task.to(device)
         self.reading, self.screen, self._control = self.saved.reading, None, None
         self.control_cells, self.seed = self.saved.control_cells, self.saved.seed

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cellfm_torch.data.files import Given, PathLike
 from cellfm_torch.data.gene_sets import read_gmt
 from cellfm_torch.errors import UserError
+from cellfm_torch.model.device import device_named
 from cellfm_torch.model.loading import Backbone, load_model
 from cellfm_torch.perturbation.gene.cells import PerturbedCells
 from cellfm_torch.perturbation.gene.control import ControlCells
@@ -98,7 +99,7 @@ class GenePerturbation(Predictions):
                 raise UserError(f"{name}={value}: must be at least 1")
         self.folder = Path(model).expanduser() if isinstance(model, str | Path) else None
         network: Any = load_model(self.folder) if self.folder is not None else model
-        self.network = network if device is None else network.to(device)
+        self.network = network if device is None else network.to(device_named(device))
         self.reading = reading
         self.screen: PerturbedCells | None = PerturbedCells.read(
             adata, network.input_spec, condition=condition, control=control, least_cells=least_cells, **reading

@@ -26,6 +26,7 @@ from pandas.api.types import union_categoricals
 
 from cellfm_torch.data import store_manifest
 from cellfm_torch.data.source import SOURCE_COLUMN
+from cellfm_torch.data.sources.probe import look_at
 from cellfm_torch.data.store_codec import Damaged
 from cellfm_torch.data.store_shard import file_sha256
 from cellfm_torch.errors import UserError, shortened
@@ -97,6 +98,7 @@ class Store:
             for shard in source["shards"]
         ]
         self._check_inside()
+        self._looked_at: set[Path] = set()
         self.skipped: list[str] = []
         self._kept = np.ones(sum(shard.cells for shard in self.shards), dtype=bool) if skip_damaged else None
         if skip_damaged:
@@ -172,6 +174,9 @@ class Store:
         """Return an annotation of the cells of a source, as AnnData would."""
         path = self.path / "obs" / self.sources[source]["obs"]
         try:
+            if path not in self._looked_at:  # a damaged file can make HDF5 loop for ever
+                look_at(path)
+                self._looked_at.add(path)
             with h5py.File(path) as file:
                 return anndata.io.read_elem(file["obs"][name])
         except Exception as error:  # whatever a damaged part makes h5py or anndata raise

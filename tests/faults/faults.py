@@ -178,8 +178,8 @@ def spoil(out: Path, fault: str, rng: random.Random) -> bool:
     return True
 
 
-def rounds(name: str, folder: Path, *, seed: int) -> Iterator[list[str]]:
-    """Run a job under faults, round after round; yields the faults of each round.
+def rounds(name: str, folder: Path, *, seed: int, most_faults: int = 20) -> Iterator[list[str]]:
+    """Run a job under faults, round after round, at most so many in each; yields the faults of each round.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def rounds(name: str, folder: Path, *, seed: int) -> Iterator[list[str]]:
         out.mkdir()
         done: list[str] = []
         while True:
-            fault = rng.choice(FAULTS)
+            fault = rng.choice(FAULTS) if len(done) < most_faults else ""
             if "checkpoint" in fault:
                 if not spoil(out, fault, rng):
                     continue

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,6 +59,33 @@ def check_stored(path: str | Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
             raise UserError(f"{path}: is a packed archive, which torch.save does not write; it was not read")
+
+
+def check_inside(paths: Iterable[str | Path], folder: str | Path) -> None:
+    """Refuse a folder whose parts are links to somewhere else: what is there is not the folder's to read.
+
+    Parameters
+    ----------
+    paths
+        The parts.
+    folder
+        In which they must lie, whatever they link to.
+
+    Raises
+    ------
+    UserError
+        For the first one that does not.
+    """
+    own = os.path.join(os.path.realpath(folder), "")
+    for path in paths:
+        if not os.path.realpath(path).startswith(own):
+            raise UserError(f"{path}: is a link out of {folder}: put the file itself there")
+
+
+def refused_class(problem: pickle.UnpicklingError) -> str | None:
+    """Return the class or function that a file of torch.save asked for and was not given, such as ``os.system``."""
+    wanted = re.search(r"GLOBAL ([\w.]+)", str(problem))
+    return wanted[1] if wanted else None
 
 
 _NOT_WRITTEN = {

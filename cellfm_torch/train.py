@@ -27,10 +27,10 @@ def train(cfg: Any) -> int:
 
     set_backend(cfg.backend)
     from cellfm_torch.commands.interrupt import Stopped, StopSignals
-    from cellfm_torch.commands.processes import rank
     from cellfm_torch.commands.run_folder import RunFolder
     from cellfm_torch.commands.training import chosen, fit, make_trainer
     from cellfm_torch.distributed.sharding import is_sharded
+    from cellfm_torch.processes import rank
 
     console = Console(quiet=rank() > 0)
     folder = RunFolder(cfg.run_dir)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cellfm_torch.errors import UserError, nearest
-from cellfm_torch.files import check_stored
+from cellfm_torch.files import check_stored, refused_class
 from cellfm_torch.model import ScFoundationConfig
 
 PARTS = {
@@ -89,11 +88,11 @@ def _read(path: Path) -> Any:
     except OSError as problem:
         raise UserError(f"{path}: cannot be read ({problem.strerror or problem})") from problem
     except pickle.UnpicklingError as problem:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(problem))
+        wanted = refused_class(problem)
         if wanted is None:
             raise UserError(f"{path}: is damaged; copy or download it again") from problem
         raise UserError(
-            f"{path}: holds more than tensors and plain values ({wanted[1]}), and would run code when read; it was not "
+            f"{path}: holds more than tensors and plain values ({wanted}), and would run code when read; it was not "
             "read: save its tensors and configuration anew, with torch.save, where you trust it"
         ) from problem
     except Exception as problem:  # whatever type the damaged part makes torch raise

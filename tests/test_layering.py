@@ -26,6 +26,7 @@ ROOMS = {
         "verbs",
         "memory",
         "quiet",
+        "processes",
     ),
     "data": ("data",),
     "distributed": ("distributed",),

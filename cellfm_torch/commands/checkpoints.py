@@ -6,7 +6,6 @@ Of a file of torch.save every part carries a CRC-32, which is compared before an
 from __future__ import annotations
 
 import pickle
-import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import torch
 from cellfm_torch.checkpoint_io import before
 from cellfm_torch.distributed.checkpoints import REST, recover, sharded_damage
 from cellfm_torch.errors import UserError, shortened
-from cellfm_torch.files import check_stored
+from cellfm_torch.files import check_stored, refused_class
 
 
 def damage(path: Path) -> str | None:
@@ -34,8 +33,8 @@ def damage(path: Path) -> str | None:
                 return f"the checksum of {broken} does not match"
         torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except pickle.UnpicklingError as problem:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(problem))
-        return f"it would run code, {wanted[1]}" if wanted else "it holds more than tensors and plain values"
+        wanted = refused_class(problem)
+        return f"it would run code, {wanted}" if wanted else "it holds more than tensors and plain values"
     except (zipfile.BadZipFile, zlib.error, EOFError):
         return "it is cut short or overwritten"
     except UserError as problem:

@@ -58,8 +58,7 @@ def run(cfg: Any) -> int:
         say("learning from all conditions")
         chem.train(seed=options["seeds"][0], **how)
     except (KeyboardInterrupt, SystemExit):  # the latter is what Lightning makes of Ctrl-C
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
+        return hydra_app.interrupted()
     _save(chem, result, options, results)
     say(f"results: {results}; predictor: {results / 'predictor'}")
     return 0

@@ -47,9 +47,7 @@ def run(cfg: Any) -> int:
     try:
         result = drug_response(*asked.values(), keep=keep, say=say, fit_options=options.pop("fit"), **options)
     except KeyboardInterrupt:
-        done = f"what is done is kept in {keep}; the same command goes on" if keep.exists() else "nothing was written"
-        print(f"interrupted: {done}", file=sys.stderr)
-        return 130
+        return hydra_app.interrupted(keep)
     console.print(_table(result.summary()))
     for line in result.verdicts():
         say(line)

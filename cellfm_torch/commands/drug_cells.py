@@ -43,9 +43,7 @@ def run(cfg: Any) -> int:
     try:
         result = single_cell_response(**options, keep=keep, say=say)
     except KeyboardInterrupt:
-        done = f"what is done is kept in {keep}; the same command goes on" if keep.exists() else "nothing was written"
-        print(f"interrupted: {done}", file=sys.stderr)
-        return 130
+        return hydra_app.interrupted(keep)
     for line in result.verdicts():
         say(line)
     _save(result, settings, results)

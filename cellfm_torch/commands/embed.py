@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cellfm_torch.commands import hydra_app
+from cellfm_torch.processes import rank
 from cellfm_torch.quiet import quiet_lightning
 
 
@@ -19,7 +20,6 @@ def run(cfg: Any) -> int:
     UserError
         For what the user can put right.
     """
-    from lightning.pytorch.utilities import rank_zero_only
     from omegaconf import OmegaConf
     from rich.console import Console
 
@@ -38,9 +38,8 @@ def run(cfg: Any) -> int:
             cells, options.pop("model_folder"), output=output, genes=options.pop("genes"), **options, **reading
         )
     except KeyboardInterrupt:
-        print(f"interrupted: what is done is kept in {output}.parts; the same command goes on", file=sys.stderr)
-        return 130
-    if getattr(rank_zero_only, "rank", 0):
+        return hydra_app.interrupted(output.with_name(f"{output.name}.parts"))
+    if rank():
         return 0
     shapes = ", ".join(f"obsm['{key}'] {x.shape[1]} wide" for key, x in adata.obsm.items() if key.startswith(cfg.key))
     flagged = adata.obs[WARNING_COLUMN][adata.obs[WARNING_COLUMN] != NONE].value_counts()

@@ -40,8 +40,7 @@ def run(cfg: Any) -> int:
     try:
         genes = gene_embeddings(options.pop("model_folder"), cells, keep=keep, **options, **reading)
     except KeyboardInterrupt:
-        print(f"interrupted: what is done is kept in {keep}; the same command goes on", file=sys.stderr)
-        return 130
+        return hydra_app.interrupted(keep)
     write_genes(genes, output)
     shutil.rmtree(keep, ignore_errors=True)
     console = Console()

@@ -40,9 +40,7 @@ def run(cfg: Any) -> int:
     try:
         result = gene_function(labels, folder, keep=keep, **options, **reading)
     except KeyboardInterrupt:
-        done = f"what is done is kept in {keep}; the same command goes on" if keep.exists() else "nothing was written"
-        print(f"interrupted: {done}", file=sys.stderr)
-        return 130
+        return hydra_app.interrupted(keep)
     console = Console()
     for line in result.left_out:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -43,11 +43,7 @@ def run(cfg: Any) -> int:
         genes, cells, source = _read(options, reading, keep)
         found = gene_modules(genes, cells, source=source, **options, **reading)
     except KeyboardInterrupt:
-        kept = (
-            f"what is encoded is kept in {keep}; the same command goes on" if keep.exists() else "nothing was written"
-        )
-        print(f"interrupted: {kept}", file=sys.stderr)
-        return 130
+        return hydra_app.interrupted(keep)
     console = Console()
     says = _says(found)
     for line in says:

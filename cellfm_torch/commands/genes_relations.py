@@ -55,8 +55,7 @@ def run(cfg: Any) -> int:
             _write_scores(table, results, Path(sets).name)
             _say(console, table)
     except KeyboardInterrupt:
-        print(f"interrupted: what is done is kept in {keep}; the same command goes on", file=sys.stderr)
-        return 130
+        return hydra_app.interrupted(keep)
     write_settings(settings, results)
     shutil.rmtree(keep, ignore_errors=True)
     for group, one in found.items():

@@ -40,8 +40,7 @@ def run(cfg: Any) -> int:
     try:
         found = specific_genes(model, cells, keep=keep, **options, **reading)
     except KeyboardInterrupt:
-        print(f"interrupted: what is done is kept in {keep}; the same command goes on", file=sys.stderr)
-        return 130
+        return hydra_app.interrupted(keep)
     write_table(found.table, results / "genes.csv")
     write_table(found.agreement().reset_index(), results / "agreement.csv")
     write_genes(found.cells, results / "cells.h5ad")

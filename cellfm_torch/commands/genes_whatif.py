@@ -37,8 +37,7 @@ def run(cfg: Any) -> int:
     try:
         found = what_if(model, cells, gene_list=genes, keep=keep, **options, **reading)
     except KeyboardInterrupt:
-        print(f"interrupted: what is done is kept in {keep}; the same command goes on", file=sys.stderr)
-        return 130
+        return hydra_app.interrupted(keep)
     write_table(found.table, results / "genes.csv")
     write_table(found.edits, results / "edits.csv")
     write_settings(settings, results)

@@ -7,15 +7,16 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from cellfm_torch import paths
-from cellfm_torch.commands import processes
+from cellfm_torch import paths, processes
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.files import not_written
 from cellfm_torch.verbs import verb_of
 
 USER_ERROR = 2  # exit code of everything the user can put right
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
 def register_resolvers() -> None:
@@ -77,6 +78,9 @@ def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> 
             result = job(cfg)
         except (UserError, HydraException, OmegaConfBaseException) as problem:  # here, or Hydra prints lines of its own
             result = _complain(explain(problem, config=config))
+        except KeyboardInterrupt:
+            print("interrupted: give the same command again", file=sys.stderr)
+            result = INTERRUPTED
         except Exception as problem:
             said = not_written(problem)
             if said is None:
@@ -161,6 +165,19 @@ def _words(cfg: Any, key: str) -> list[str]:
     except NameError:  # types that are known to type checkers only
         return []
     return literals(hints.get(name))
+
+
+def interrupted(keep: Path | None = None) -> int:
+    """Say that a job was interrupted and what is left of it; returns the exit code.
+
+    Parameters
+    ----------
+    keep
+        Folder of what is done, where the job has one.
+    """
+    kept = f"what is done is kept in {keep}; the same command goes on"
+    print(f"interrupted: {kept if keep is not None and keep.exists() else 'nothing was written'}", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _complain(message: str) -> int:

@@ -89,8 +89,7 @@ def run(cfg: Any) -> int:
         if options["final"] or not found.splits:
             _final(screen, found, results / PREDICTOR, say, fit | {"seed": seeds[0]})
     except KeyboardInterrupt:
-        print(f"interrupted: what is done is kept in {keep}; the same command goes on", file=sys.stderr)
-        return 130
+        return hydra_app.interrupted(keep)
     except UserError:
         if not any(keep.glob("*.npz")):  # what cannot be done at all leaves nothing behind
             shutil.rmtree(keep)

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from cellfm_torch.commands.processes import rank
 from cellfm_torch.errors import UserError, shortened
 from cellfm_torch.files import write_text
+from cellfm_torch.processes import rank
 
 # Options that may change between a run and its continuation without making it another run.
 FREE = (

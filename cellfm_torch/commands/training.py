@@ -11,10 +11,10 @@ from omegaconf import DictConfig
 
 from cellfm_torch.commands.checkpoints import newest_sound
 from cellfm_torch.commands.interrupt import RandomState, SaveOnStop, StopSignals
-from cellfm_torch.commands.processes import rank
 from cellfm_torch.commands.run_folder import RunFolder
 from cellfm_torch.distributed.progress import OtherProcesses
 from cellfm_torch.errors import UserError
+from cellfm_torch.processes import rank
 
 
 def chosen(group: DictConfig) -> list[Any]:

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 
 import h5py
 import pandas as pd
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import Progress
 
@@ -22,6 +21,7 @@ from cellfm_torch.data.sources.probe import look_at
 from cellfm_torch.data.table import CellTable, JoinedTable, MemoryTable
 from cellfm_torch.errors import UserError
 from cellfm_torch.memory.device import total_memory
+from cellfm_torch.processes import rank
 
 Stream = bool | Literal["auto"]
 
@@ -113,9 +113,7 @@ def open_files(
     if stream is False or (stream == "auto" and not too_large(entries, read)):
         return FilePart(read_cells(path, vocab, **options))
     files = []
-    with Progress(
-        console=Console(stderr=True), transient=True, disable=getattr(rank_zero_only, "rank", 0) != 0
-    ) as progress:
+    with Progress(console=Console(stderr=True), transient=True, disable=rank() > 0) as progress:
         for entry in told_apart(entries):
             task = progress.add_task(f"counting genes in {entry.path.name}", total=None)
 

@@ -11,7 +11,6 @@ Shapes: n cells of the store, G genes of the store, S shards.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +29,7 @@ from cellfm_torch.data.sources.probe import look_at
 from cellfm_torch.data.store_codec import Damaged
 from cellfm_torch.data.store_shard import file_sha256
 from cellfm_torch.errors import UserError, shortened
+from cellfm_torch.files import check_inside
 
 
 def is_store(path: object) -> bool:
@@ -97,7 +97,8 @@ class Store:
             for i, source in enumerate(self.sources)
             for shard in source["shards"]
         ]
-        self._check_inside()
+        annotations = (self.path / "obs" / source["obs"] for source in self.sources)
+        check_inside((self.path / "genes.txt", *(shard.path for shard in self.shards), *annotations), self.path)
         self._looked_at: set[Path] = set()
         self.skipped: list[str] = []
         self._kept = np.ones(sum(shard.cells for shard in self.shards), dtype=bool) if skip_damaged else None
@@ -105,14 +106,6 @@ class Store:
             self._skip()
         if not len(self):
             raise UserError(f"{self.path}: holds no cells yet: add some with cellfm prepare")
-
-    def _check_inside(self) -> None:
-        """Refuse a store whose parts are links to somewhere else: what is there is not the store's to read."""
-        own = os.path.join(os.path.realpath(self.path), "")
-        annotations = (self.path / "obs" / source["obs"] for source in self.sources)
-        for path in (self.path / "genes.txt", *(shard.path for shard in self.shards), *annotations):
-            if not os.path.realpath(path).startswith(own):
-                raise UserError(f"{path}: is a link out of the store: put the file itself there")
 
     def _read_genes(self) -> tuple[str, ...]:
         path = self.path / "genes.txt"

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import written_beside
 from cellfm_torch.job_folder import is_of_job, open_job
+from cellfm_torch.processes import rank
 
 PATIENCE = 60.0
 """Seconds that other processes wait for the first one to make the folder."""
@@ -71,7 +71,7 @@ class FolderParts:
 
     def __init__(self, folder: Path, job: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.folder = folder
-        if not getattr(rank_zero_only, "rank", 0):
+        if not rank():
             open_job(folder, job, overwrite=overwrite)
             return
         deadline = time.monotonic() + PATIENCE

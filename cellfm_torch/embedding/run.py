@@ -12,7 +12,6 @@ from typing import Any, Literal, cast
 import lightning.pytorch as pl
 import numpy as np
 from anndata import AnnData, read_h5ad
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from cellfm_torch.data.files import Given, Input, one_file
@@ -26,6 +25,7 @@ from cellfm_torch.embedding.plan import estimate
 from cellfm_torch.embedding.record import cell_columns, record, weights_of
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.model.loading import Backbone, load_model
+from cellfm_torch.processes import rank
 from cellfm_torch.quiet import quiet_lightning
 
 FILTERS = ("min_genes", "max_genes", "min_counts", "max_counts", "max_mito")
@@ -165,7 +165,7 @@ def embed(
             training = network.training
             trainer.predict(EmbedTask(network, functions), datamodule=data, return_predictions=False)
             network.train(training)
-    if getattr(rank_zero_only, "rank", 0):  # the first process writes what all have kept
+    if rank():  # the first process writes what all have kept
         return AnnData(obs=data.obs)
     result = Result(
         parts=parts,

@@ -120,14 +120,13 @@ def zarr_shape(folder: Path) -> Callable[[], object]:
             meta.write_text(json.dumps(about))
             changed += 1
     assert changed
-    for meta in [path / ".zmetadata"]:
-        meta.unlink(missing_ok=True)
+    (path / ".zmetadata").unlink(missing_ok=True)
     return lambda: _read(path)
 
 
 def gene_table(folder: Path) -> Callable[[], object]:
     path = folder / "genes.tsv.gz"
-    path.write_bytes(_packed(f"{MARK} x\n{chr(9).join(COLUMNS)}\n".encode(), b"x\t\t\t\n"[:4] * 1 + b"\n\n\n\n"))
+    path.write_bytes(_packed(f"{MARK} x\n{chr(9).join(COLUMNS)}\n".encode(), b"x\t\t\t\n\n\n\n"))
     return lambda: GeneTable.load(path)
 
 

@@ -236,7 +236,7 @@ def test_zarr_with_a_link_out_of_it(cells: anndata.AnnData, tmp_path: Path) -> N
     )
     shutil.move(chunk, tmp_path / "secret")
     chunk.symlink_to(tmp_path / "secret")
-    with pytest.raises(UserError, match="is a link out of the zarr store"):
+    with pytest.raises(UserError, match="is a link out of .*zarr"):
         read_cells(path, GeneVocab(GENES), min_genes=1)
 
 
@@ -259,7 +259,7 @@ def test_store_with_links_and_paths_out_of_it(store: Path, tmp_path: Path) -> No
     shard = sorted((store / "shards").iterdir())[0]
     shutil.move(shard, tmp_path / "secret")
     shard.symlink_to(tmp_path / "secret")
-    with pytest.raises(UserError, match="is a link out of the store"):
+    with pytest.raises(UserError, match="is a link out of .*: put the file"):
         Store(store)
     listed = store / "manifest.jsonl"
     lines = [json.loads(line.partition(b" ")[2]) for line in listed.read_bytes().splitlines()]

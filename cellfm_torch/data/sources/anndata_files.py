@@ -20,6 +20,7 @@ from anndata.io import read_elem
 
 from cellfm_torch.data.sources.base import ColumnMatrix, DenseMatrix, Matrix, MemoryMatrix, NoMatrixError, RowMatrix
 from cellfm_torch.errors import UserError
+from cellfm_torch.files import check_inside
 
 COMPRESSED: dict[str, Callable[..., Matrix]] = {"csr_matrix": RowMatrix, "csc_matrix": ColumnMatrix}
 LEGACY = {"csr": "csr_matrix", "csc": "csc_matrix"}
@@ -187,19 +188,10 @@ def open_h5ad(path: Path) -> AnnDataFile | MemoryFile:
         raise
 
 
-def _check_inside(folder: Path) -> None:
-    """Refuse a store with links to elsewhere: a chunk may be any file of this machine."""
-    own = os.path.join(os.path.realpath(folder), "")
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = os.path.join(parent, name)
-            if os.path.islink(path) and not os.path.realpath(path).startswith(own):
-                raise UserError(f"{path}: is a link out of the zarr store: put the file itself there")
-
-
 def open_zarr(path: Path) -> AnnDataFile:
     """Open an AnnData in zarr format: a folder, or a zip of one."""
-    if path.is_dir():
-        _check_inside(path)
+    if path.is_dir():  # a chunk may be a link to any file of this machine
+        parts = (os.path.join(parent, name) for parent, folders, files in os.walk(path) for name in (*folders, *files))
+        check_inside(filter(os.path.islink, parts), path)
     store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else path
     return AnnDataFile(path, zarr.open_group(store, mode="r"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -92,13 +93,30 @@ def embedding_activations(config: CellFMConfig, *, dtype: torch.dtype, device: t
     return _linear(_polynomial(PROBE_DEPTHS, config.num_layers, peaks))
 
 
-def partly_checkpointed(config: CellFMConfig, none: int, every: int, checkpointed: int) -> int:
-    """Return the bytes with so many layers checkpointed, from those with none and with all of them.
+class Checkpointed(NamedTuple):
+    """Bytes of a training batch with no layer checkpointed, with all of them, and with as many as are asked for."""
 
-    Linear but for the last one: at the peak one layer holds everything, whether it kept it or has just computed it
-    again.
+    none: int
+    every: int
+    chosen: int
+
+
+def checkpointed_activations(
+    config: CellFMConfig, *, dtype: torch.dtype, device: torch.device, cells: float, tokens: float, layers: int
+) -> Checkpointed:
+    """Bytes of a batch at the peak of a training step with so many layers checkpointed.
+
+    Linear in the layers but for the last one: at the peak one layer holds everything, whether it kept it or has just
+    computed it again.
     """
-    return round(none + (every - none) * min(1.0, checkpointed / max(1, config.num_layers - 1)))
+    none, every = (
+        training_activations(config, dtype=dtype, device=device, checkpointed=all_of_them).of(
+            cells=cells, tokens=tokens
+        )
+        for all_of_them in (False, True)
+    )
+    chosen = round(none + (every - none) * min(1.0, layers / max(1, config.num_layers - 1)))
+    return Checkpointed(none, every, chosen)
 
 
 def _autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

@@ -127,7 +127,7 @@ def estimate(
     """
     import torch
 
-    from cellfm_torch.commands.activations import embedding_activations, partly_checkpointed, training_activations
+    from cellfm_torch.commands.activations import checkpointed_activations, embedding_activations
     from cellfm_torch.memory.device import CPU_FRAGMENTATION, available_memory
     from cellfm_torch.model import cost
 
@@ -136,11 +136,9 @@ def estimate(
     tried = torch.bfloat16 if kind == torch.float16 and where.type == "cpu" else kind
     cells = tokens / genes
     state = cost.training_state(config)
-    none, every = (
-        training_activations(config, dtype=tried, device=where, checkpointed=all_layers).of(cells=cells, tokens=tokens)
-        for all_layers in (False, True)
+    training = checkpointed_activations(
+        config, dtype=tried, device=where, cells=cells, tokens=tokens, layers=checkpointed
     )
-    chosen = partly_checkpointed(config, none, every, checkpointed)
     embedding = embedding_activations(config, dtype=tried, device=where).of(cells=cells, tokens=tokens)
     per_cell = cost.tokens_per_cell(config, genes)
     operations = {
@@ -161,11 +159,11 @@ def estimate(
             "weights": state.weights,
             "gradients": state.gradients,
             "optimizer": state.optimizer,
-            "activations": chosen,
-            "activations_no_layer_checkpointed": none,
-            "activations_every_layer_checkpointed": every,
+            "activations": training.chosen,
+            "activations_no_layer_checkpointed": training.none,
+            "activations_every_layer_checkpointed": training.every,
             "checkpointed_layers": checkpointed,
-            "total": state.total + chosen,
+            "total": state.total + training.chosen,
         },
         "embedding_memory": {"weights": state.weights, "activations": embedding, "total": state.weights + embedding},
         "operations_per_token": plain,

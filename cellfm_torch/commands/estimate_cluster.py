@@ -43,7 +43,7 @@ def plans(given: argparse.Namespace, config: Any, *, tokens: int, checkpointed: 
     """
     import torch
 
-    from cellfm_torch.commands.activations import partly_checkpointed, training_activations
+    from cellfm_torch.commands.activations import checkpointed_activations
     from cellfm_torch.model import scaling
 
     numbers = [_number(word) for word in given.gpus.split(",")]
@@ -54,11 +54,13 @@ def plans(given: argparse.Namespace, config: Any, *, tokens: int, checkpointed: 
     changes = {"gpus": given.gpus_per_node, "price": given.price}
     machine = dataclasses.replace(scaling.MACHINES[name], **{k: v for k, v in changes.items() if v is not None})
     storage = scaling.Storage() if given.write is None else scaling.Storage(write=given.write * 1e9)
-    none, every = (
-        training_activations(config, dtype=torch.bfloat16, device=torch.device("cpu"), checkpointed=all_layers).of(
-            cells=tokens / given.genes, tokens=tokens
-        )
-        for all_layers in (False, True)
+    activations = checkpointed_activations(
+        config,
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+        cells=tokens / given.genes,
+        tokens=tokens,
+        layers=checkpointed,
     )
     found = [
         scaling.plan(
@@ -69,7 +71,7 @@ def plans(given: argparse.Namespace, config: Any, *, tokens: int, checkpointed: 
             epochs=given.epochs,
             tokens=tokens,
             genes=given.genes,
-            activations=partly_checkpointed(config, none, every, checkpointed),
+            activations=activations.chosen,
             machine=machine,
             storage=storage,
             utilisation=given.utilisation or UTILISATION,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cellfm_torch import CellBatch, CellFM, CellFMConfig, pretraining_loss
-from cellfm_torch.commands.activations import embedding_activations, partly_checkpointed, training_activations
+from cellfm_torch.commands.activations import checkpointed_activations, embedding_activations, training_activations
 from cellfm_torch.memory.checkpointing import checkpoint_layers
 from cellfm_torch.memory.ledger import Ledger
 
@@ -48,11 +48,9 @@ def allocated(config: CellFMConfig, lengths: list[int], *, dtype: torch.dtype, c
 @pytest.mark.parametrize("checkpointed", [0, 2, 4])
 def test_tiny_step(dtype: torch.dtype, checkpointed: int) -> None:
     config, lengths = CellFMConfig.preset("tiny"), [900, 1500, 700, 800]
-    none, every = (
-        training_activations(config, dtype=dtype, device=CPU, checkpointed=all_layers).of(cells=4, tokens=3900)
-        for all_layers in (False, True)
-    )
-    expected = partly_checkpointed(config, none, every, checkpointed)
+    expected = checkpointed_activations(
+        config, dtype=dtype, device=CPU, cells=4, tokens=3900, layers=checkpointed
+    ).chosen
     found = allocated(config, lengths, dtype=dtype, checkpointed=checkpointed)
     # Between none and all the layers count as equal; the first has no dropout, the first half drops masked genes.
     close = CLOSE if checkpointed in (0, 4) else 0.08

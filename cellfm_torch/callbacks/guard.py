@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from cellfm_torch.distributed.sharding import whole
 from cellfm_torch.errors import UserError
 
 FORGETS = 0.98
@@ -20,13 +21,17 @@ FORGETS = 0.98
 SETTLES = 50
 """Steps before a jump of the loss means anything."""
 
+Loss = tuple[float | None, torch.Tensor | None]
+"""Of a batch, where its task says it, and the rows of its cells."""
+
 
 class StepGuard(Callback):
     """Leave out steps whose gradients are not finite, and log the gradients' norm and jumps of the loss.
 
     Logs ``grad_norm`` at every step. Where it is NaN or infinite the optimiser gets no gradients, so that weights and
     moments stay as they are; what the batches held is written to a file. float16's loss scaling leaves such steps out
-    by itself: there only a loss that is not finite counts.
+    by itself: there those count whose loss, too, is not finite. A loss that is not finite with gradients that are is a
+    jump.
 
     Parameters
     ----------
@@ -67,8 +72,8 @@ class StepGuard(Callback):
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.left_out = self.jumps = 0
         self._in_a_row = 0
-        self._bad = False
-        self._batches: list[tuple[float, list[int]]] = []
+        self._bad = self._scaled = False
+        self._batches: list[Loss] = []
         self._seen, self._mean, self._square = 0, 0.0, 0.0
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
@@ -76,57 +81,68 @@ class StepGuard(Callback):
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not grads:
             return
-        total = torch.nn.utils.get_total_norm(grads)
-        norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)  # of shards: of all of them
+        norm = float(whole(torch.nn.utils.get_total_norm(grads)))
         pl_module.log("grad_norm", norm)
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        self._bad = not math.isfinite(norm) and not scaled
+        self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        self._bad = not math.isfinite(norm) and not self._scaled
         if self._bad:
             optimizer.zero_grad(set_to_none=True)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count, report, and end the training where it leads nowhere."""
         found = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        loss = float(found) if isinstance(found, torch.Tensor) else math.nan
-        rows = getattr(batch, "cell_index", None)
-        self._batches.append((loss, rows.tolist() if isinstance(rows, torch.Tensor) else []))
+        loss = float(found) if isinstance(found, torch.Tensor) else None
+        self._batches.append((loss, getattr(batch, "cell_index", None)))
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not self._bad:
             return
         batches, self._batches = self._batches, []
-        bad = self._bad or any(not math.isfinite(loss) for loss, _ in batches)
-        self._bad = False
+        bad, self._bad = self._bad or (self._scaled and self._lost(trainer, batches)), False
         if not bad:
             self._in_a_row = 0
             self._follow(trainer, batches)
             return
         self.left_out += 1
         self._in_a_row += 1
-        culprits = [one for one in batches if not math.isfinite(one[0])] or batches
+        culprits = [one for one in batches if not _finite(one)] or batches
         where = self._write(trainer, "not finite", culprits)
         self._say(trainer, f"step {trainer.global_step}: loss or gradients are not finite, the step is left out{where}")
         if self._in_a_row > self.most:
+            saved = ""
             if self.checkpoint is not None:
                 trainer.save_checkpoint(self.checkpoint)
+                saved = f"; the state before them is saved in {self.checkpoint}"
             raise UserError(
-                f"{self._in_a_row} steps in a row had a loss or gradients that are not finite{where}; the state before "
-                "them is saved: train again with a lower optim.lr, or look at these cells"
+                f"{self._in_a_row} steps in a row had a loss or gradients that are not finite{where}{saved}: train "
+                "again with a lower optim.lr, or look at these cells"
             )
 
-    def _follow(self, trainer: Any, batches: list[tuple[float, list[int]]]) -> None:
+    @staticmethod
+    def _lost(trainer: Any, batches: list[Loss]) -> bool:
+        """Whether a loss is not finite, on whichever process: its gradients are added to those of all."""
+        lost = not all(map(_finite, batches))
+        return lost if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(lost, all=False))
+
+    def _follow(self, trainer: Any, batches: list[Loss]) -> None:
         """Compare the loss of a step with those before."""
-        loss = sum(loss for loss, _ in batches) / len(batches)
+        losses = [loss for loss, _ in batches if loss is not None]
+        if not losses:
+            return
+        loss = sum(losses) / len(losses)
         spread = math.sqrt(max(self._square - self._mean**2, 0.0))
-        if self.spike is not None and self._seen >= SETTLES and loss > self._mean + self.spike * max(spread, 1e-12):
+        limit = math.inf if self.spike is None or self._seen < SETTLES else self._mean + self.spike * max(spread, 1e-12)
+        if loss > limit or not math.isfinite(loss):
             self.jumps += 1
             where = self._write(trainer, "jump", batches)
             self._say(
                 trainer, f"step {trainer.global_step}: the loss jumped to {loss:.3g} from {self._mean:.3g}{where}"
             )
+        if not math.isfinite(loss):
+            return
         keep = FORGETS if self._seen >= SETTLES else self._seen / (self._seen + 1)
         self._mean, self._square = keep * self._mean + (1 - keep) * loss, keep * self._square + (1 - keep) * loss**2
         self._seen += 1
 
-    def _write(self, trainer: Any, why: str, batches: list[tuple[float, list[int]]]) -> str:
+    def _write(self, trainer: Any, why: str, batches: list[Loss]) -> str:
         """Append batches to the file; returns where, for a message."""
         if self.report is None:
             return ""
@@ -135,7 +151,8 @@ class StepGuard(Callback):
             path = path.with_name(f"{path.stem}.{trainer.global_rank}{path.suffix}")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            for loss, cells in batches:
+            for loss, rows in batches:
+                cells = [] if rows is None else rows.tolist()
                 line = {"step": trainer.global_step, "why": why, "loss": str(loss), "cells": cells}
                 file.write(json.dumps(line) + "\n")
         return f" (its cells: {path})"
@@ -143,3 +160,7 @@ class StepGuard(Callback):
     def _say(self, trainer: Any, line: str) -> None:
         if trainer.is_global_zero:
             print(f"\n{line}", file=sys.stderr, flush=True)
+
+
+def _finite(batch: Loss) -> bool:
+    return batch[0] is None or math.isfinite(batch[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,41 @@ def test_jumps_of_the_loss_and_the_norm_of_gradients(tmp_path: Path) -> None:
     quiet = StepGuard(spike=None)
     fit(tmp_path, quiet, batches(120, {100: 300.0}))
     assert quiet.jumps == 0
+
+
+def test_a_loss_that_is_not_finite_with_gradients_that_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a step is taken, so it is not said to be left out."""
+    plain = Line.training_step
+
+    def step(self: Line, batch: Batch, batch_idx: int) -> torch.Tensor:
+        return plain(self, batch, batch_idx) + (math.inf if batch_idx == 2 else 0)
+
+    monkeypatch.setattr(Line, "training_step", step)
+    guard = StepGuard(report=tmp_path / "bad.jsonl")
+    module = fit(tmp_path, guard, batches(5, {}))
+    assert guard.left_out == 0 and guard.jumps == 1
+    assert not torch.equal(module.seen[2], module.seen[1])
+    assert "the loss jumped to inf" in capsys.readouterr().err
+    assert json.loads((tmp_path / "bad.jsonl").read_text())["cells"] == [20, 21]
+
+
+def test_a_task_that_returns_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that steps by itself: its gradients are looked at, and it has no loss to follow."""
+
+    def step(self: Line, batch: Batch, batch_idx: int) -> None:
+        self.optimizers().zero_grad()
+        self.manual_backward(self.layer(batch.x).square().mean())
+        self.optimizers().step()
+
+    monkeypatch.setattr(Line, "training_step", step)
+    monkeypatch.setattr(Line, "automatic_optimization", False)
+    guard = StepGuard(most=0)
+    module = fit(tmp_path, guard, batches(5, {}))
+    assert guard.left_out == guard.jumps == 0 and not torch.equal(module.seen[4], module.seen[3])
+    with pytest.raises(UserError, match=r"are not finite: train again"):  # nothing is said to be saved
+        fit(tmp_path, StepGuard(most=0), batches(5, {1: math.nan}))
 
 
 @pytest.mark.parametrize("options", [{"most": -1}, {"spike": 0}])

@@ -240,6 +240,8 @@ class CellFM(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and genes.txt, each beside and renamed.
 
+        Beside them, where there is none, a model card to be completed: README.md.
+
         Raises
         ------
         ValueError

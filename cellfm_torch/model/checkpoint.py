@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ from torch import nn
 from cellfm_torch.distributed.sharding import class_name, whole_tensors
 from cellfm_torch.errors import UserError, shortened
 from cellfm_torch.files import write_text, written_beside
+from cellfm_torch.model.card import CARD, model_card
 
 CONFIG, WEIGHTS, GENES = "config.json", "model.safetensors", "genes.txt"
 
@@ -25,6 +26,8 @@ class _Network(Protocol):
     genes: tuple[str, ...] | None
 
     def state_dict(self) -> dict[str, torch.Tensor]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 Loaded = TypeVar("Loaded", bound=nn.Module)
@@ -50,7 +53,12 @@ def save_folder(network: _Network, folder: str | Path) -> None:
     if not tensors:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    texts = folder_texts(class_name(network), network.config, network.genes)
+    kind = class_name(network)
+    texts = folder_texts(kind, network.config, network.genes)
+    if not (folder / CARD).exists():  # what its author wrote there stays
+        weights = sum(p.numel() for p in network.parameters())
+        name = folder.resolve().name
+        write_text(folder / CARD, model_card(name, kind, network.config, genes=len(network.genes), weights=weights))
     write_text(folder / GENES, texts[GENES])
     with written_beside(folder / WEIGHTS) as part:
         save_file(tensors, part, metadata={"format": "pt"})

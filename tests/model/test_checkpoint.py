@@ -18,6 +18,7 @@ from cellfm_torch.model import checkpoint
 
 SYMBOLS = [f"HLA-{i}.1" for i in range(29)] + ["Ünï", "a b"]  # symbols are lines, not words
 FILES = {"config.json", "model.safetensors", "genes.txt"}
+WRITTEN = FILES | {"README.md"}
 
 
 def small(**variant: bool) -> CellFM:
@@ -31,12 +32,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+def test_model_card_is_filled_in_and_stays(folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    weights = sum(x.numel() for x in small().parameters())
+    assert f"CellFM of {weights:,} weights over 31 human genes" in card and "| dim | 32 |" in card
+    assert "CC BY-NC-ND" in card and "{" not in card
+    (folder / "README.md").write_text("mine")
+    small().save_pretrained(folder)
+    assert (folder / "README.md").read_text() == "mine"
+
+
 @pytest.mark.parametrize("variant", [{}, {"zeros": True}, {"read_depth": True}, {"zeros": True, "read_depth": True}])
 def test_round_trip_is_exact(tmp_path: Path, variant: dict[str, bool]) -> None:
     network = small(**variant)
     network.save_pretrained(tmp_path / "deep" / "model")
     loaded = CellFM.from_pretrained(str(tmp_path / "deep" / "model"))
-    assert {path.name for path in (tmp_path / "deep" / "model").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "deep" / "model").iterdir()} == WRITTEN
     assert loaded.config == network.config and loaded.genes == tuple(SYMBOLS)
     ours, theirs = network.state_dict(), loaded.state_dict()
     assert list(ours) == list(theirs)
@@ -95,7 +106,7 @@ def test_a_failing_write_leaves_the_earlier_file(folder: Path, monkeypatch: pyte
     torch.nn.init.zeros_(network.cls_token)
     with pytest.raises(OSError, match="No space left"):
         network.save_pretrained(folder)
-    assert {path.name for path in folder.iterdir()} == FILES  # no .part
+    assert {path.name for path in folder.iterdir()} == WRITTEN  # no .part
     assert (folder / failing).read_bytes() == before[failing]
     monkeypatch.undo()
     CellFM.from_pretrained(folder)

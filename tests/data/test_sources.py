@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.io
 import scipy.sparse as sp
 from formats import WRITERS, mtx, tenx_h5, tenx_h5_v2
 
@@ -183,11 +184,37 @@ def test_wrong_files(name: str, content: str, message: str, tmp_path: Path) -> N
         read_cells(tmp_path / name, GeneVocab(["A1BG", "A1CF", "A2M"]), min_genes=0)
 
 
+@pytest.mark.parametrize("kind", ["integer", "real", "array"])
+def test_matrix_market(kind: str, tmp_path: Path, synthetic_cells: Make, vocab: GeneVocab) -> None:
+    adata = synthetic_cells()
+    folder = mtx(adata, tmp_path)
+    expected = read_cells(folder, vocab).counts
+    counts = scipy.sparse.coo_matrix(adata.X).T.astype(float if kind == "real" else int)
+    with (folder / "matrix.mtx").open("wb") as file:
+        scipy.io.mmwrite(file, counts.toarray() if kind == "array" else counts, comment="a\nb")
+    assert f" {'array integer' if kind == 'array' else f'coordinate {kind}'} " in (folder / "matrix.mtx").read_text()
+    assert (read_cells(folder, vocab).counts != expected).nnz == 0
+
+
 def test_wrong_folders(tmp_path: Path, synthetic_cells: Make, vocab: GeneVocab) -> None:
     folder = mtx(synthetic_cells(), tmp_path)
     (folder / "matrix.mtx").write_text("%%MatrixMarket matrix coordinate integer general\n3 2 1\n1 1 1\n")
     with pytest.raises(UserError, match=r"filtered/matrix.mtx: .*its matrix is \(3, 2\), its tables are of 40 and 60"):
         read_cells(folder, vocab)
+    size, first = "40 60 2", "%%MatrixMarket matrix coordinate integer general\n"
+    for text, wrong in (
+        (first + f"{size}\n1 1 1\n", "it has 1 entries and says that it has 2"),
+        (first + f"{size}\n1 1 1\n41 1 1\n", "an entry lies outside of its 40 rows or columns"),
+        (first + f"{size}\n1 1 1\n0 1 1\n", "an entry lies outside"),
+        (first + f"{size}\n1 1 1\n1 2 x\n", "invalid literal"),
+        (first + "40 60\n1 1 1\n", "its line of sizes is '40 60'"),
+        (first.replace("integer", "complex") + f"{size}\n1 1 1\n1 2 1\n", "it is complex general: counts are"),
+        # Its body of blanks made SciPy's reader write beyond its arrays, and the process end.
+        (first + f"{size}\n1 1 1\n" + " " * 5000 + "\n2 1 1 1 1\n", "Expected 3 fields"),
+    ):
+        (folder / "matrix.mtx").write_text(text)
+        with pytest.raises(UserError, match=f"filtered/matrix.mtx: .*{wrong}"):
+            read_cells(folder, vocab)
     (folder / "other_matrix.mtx").touch()
     with pytest.raises(UserError, match="has 2 matrices"):
         read_cells(folder, vocab)

@@ -1,21 +1,19 @@
 """Counts as Cell Ranger writes them: HDF5 files of version 2 and 3, and folders with a Matrix Market file.
 
 HDF5 is read in blocks through h5py (scanpy's readers, which do the same, hold the whole file); Matrix Market is text
-that has to be read as a whole, through SciPy.
+that has to be read as a whole, through pandas.
 """
 
 from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import Any
 
 import h5py
 import pandas as pd
-import scipy.io
-import scipy.sparse as sp
 
-from cellfm_torch.data.sources.base import Matrix, MemoryMatrix, NoMatrixError, RowMatrix, numbers, text
+from cellfm_torch.data.sources.base import Matrix, MemoryMatrix, NoMatrixError, RowMatrix, text
+from cellfm_torch.data.sources.matrix_market import read_matrix
 from cellfm_torch.data.sources.text import open_text
 from cellfm_torch.errors import UserError
 
@@ -99,9 +97,7 @@ def open_mtx(path: Path, *, given: Path | None = None) -> OneMatrix:
     ids = var[0].to_numpy()
     columns = {"gene_ids": ids} | ({"feature_types": var[2].to_numpy()} if 2 in var else {})
     genes = pd.DataFrame(columns, index=var[1 if 1 in var else 0].to_numpy())
-    found: Any = scipy.io.mmread(path)
-    csr = sp.csr_matrix(found) if sp.issparse(found) else sp.csr_matrix(numbers(found))
-    csr.data = numbers(csr.data)
+    csr = read_matrix(path, len(obs), len(genes))
     if csr.shape == (len(genes), len(obs)):  # as Cell Ranger has it; other programs write cells by genes
         csr = csr.T.tocsr()
     return OneMatrix(given or path, MemoryMatrix(csr), obs, genes)

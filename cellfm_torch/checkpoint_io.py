@@ -9,13 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from cellfm_torch.files import written_beside
-
-
-def before(path: str | Path) -> Path:
-    """Return where the checkpoint is kept that was at `path` before the last one."""
-    path = Path(path)
-    return path.with_name(f"{path.stem}.before{path.suffix}")
+from cellfm_torch.files import before, written_beside
 
 
 def _keep(path: Path) -> None:

@@ -14,6 +14,12 @@ from pathlib import Path
 from cellfm_torch.errors import UserError
 
 
+def before(path: str | Path) -> Path:
+    """Return where the checkpoint is kept that was at `path` before the last one."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.before{path.suffix}")
+
+
 @contextmanager
 def written_beside(path: str | Path) -> Iterator[Path]:
     """Give a neighbour of `path` to write to; it takes the name `path` when the block ends well.

@@ -94,25 +94,25 @@ def tensors_of(checkpoint: Path) -> dict[str, Any]:
     Raises
     ------
     UserError
-        If it cannot be read, or holds none.
+        If it is damaged, or holds none.
     """
-    import pickle
-
     import torch
 
-    from cellfm_torch.distributed.checkpoints import is_sharded_checkpoint, read_tensors
+    from cellfm_torch.distributed.checkpoints import read_tensors
+    from cellfm_torch.distributed.sound import damage
+    from cellfm_torch.files import before
 
+    if problem := damage(checkpoint):
+        older = before(checkpoint)
+        instead = f"; the one before it: checkpoint={older}" if older.exists() else ""
+        raise UserError(f"{checkpoint} is not a checkpoint that can be read ({problem}){instead}")
     if checkpoint.is_dir():
-        if not is_sharded_checkpoint(checkpoint):
-            raise UserError(f"{checkpoint} is no sharded checkpoint: it has no .metadata or no meta.pt")
         tensors = read_tensors(checkpoint, f"state_dict.{NETWORK}")
     else:
-        try:
-            state = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["state_dict"]
-        except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as problem:
-            reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-            raise UserError(f"{checkpoint} is not a checkpoint that can be read ({reason})") from problem
-        tensors = {name.removeprefix(NETWORK): x for name, x in state.items() if name.startswith(NETWORK)}
+        found = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
+        state = found.get("state_dict") if isinstance(found, dict) else None
+        named = state.items() if isinstance(state, dict) else ()
+        tensors = {name.removeprefix(NETWORK): x for name, x in named if str(name).startswith(NETWORK)}
     if not tensors:
         raise UserError(f"{checkpoint} holds no network of ours: give a checkpoint that cellfm train wrote")
     return tensors

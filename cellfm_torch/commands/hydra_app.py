@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -20,7 +20,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
 def register_resolvers() -> None:
-    """Make ``${cellfm.bundled:NAME}``, ``${cellfm.precision:WANTED,ACCELERATOR}`` and others known to OmegaConf."""
+    """Make ``${cellfm.bundled:NAME}``, ``${cellfm.precision:WANTED,...}`` and others known to OmegaConf."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("cellfm.bundled", _bundled, replace=True)
@@ -34,16 +34,18 @@ def _bundled(name: str) -> str:
     return str({"pbmc3k": paths.PBMC3K, "cropseq_28genes": paths.CROPSEQ}[name])
 
 
-def _precision(wanted: str, accelerator: str = "auto") -> str:
+def _precision(wanted: str, accelerator: str = "auto", strategy: Any = None) -> str:
     """Return `wanted` where the device gains from it: weights stay in float32, products are taken in half precision.
 
     On CPUs, most of which are several times slower with it, everything stays in float32. GPUs that only emulate
-    bfloat16 get float16 with loss scaling.
+    bfloat16 get float16 with loss scaling. Sharded weights are not trained with that by Lightning: bfloat16 there.
     """
     import torch
 
     if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
         return "32-true"
+    if isinstance(strategy, Mapping) and str(strategy.get("_target_")).endswith(".ShardedStrategy"):
+        return "bf16-mixed" if wanted == "16-mixed" else wanted
     emulated = wanted == "bf16-mixed" and not torch.cuda.is_bf16_supported(including_emulation=False)
     return "16-mixed" if emulated else wanted
 

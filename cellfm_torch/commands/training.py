@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from cellfm_torch.commands.checkpoints import newest_sound
 from cellfm_torch.commands.interrupt import RandomState, SaveOnStop, StopSignals
 from cellfm_torch.commands.run_folder import RunFolder
 from cellfm_torch.distributed.progress import OtherProcesses
+from cellfm_torch.distributed.sound import damage, kept, newest_sound
 from cellfm_torch.errors import UserError
 from cellfm_torch.processes import rank
 
@@ -57,7 +58,8 @@ def fit(trainer: pl.Trainer, task: pl.LightningModule, data: Any, *, cfg: DictCo
         For mistakes that show only when training is about to start; the folder is as it was then.
     """
     folder.create(cfg)
-    checkpoint = newest_sound(folder.checkpoint, _warn)
+    # Of a sharded one the strategy compares the checksums: its processes know each other, and share the work.
+    checkpoint = newest_sound(kept(folder.checkpoint), _warn, wrong_with=partial(damage, parts=slice(0)))
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except UserError:

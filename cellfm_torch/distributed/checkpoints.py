@@ -1,7 +1,7 @@
 """Folders of sharded checkpoints: complete or not there, and read without unpickling what they hold.
 
 A folder has a file of tensors per process, torch's ``.metadata`` that says where each piece is, and ``meta.pt`` with
-the rest of the run.
+the rest of the run. Checksums are beside the former (:mod:`cellfm_torch.distributed.checksums`) and inside ``meta.pt``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, StorageMeta
 
+from cellfm_torch.distributed.checksums import beside, mismatch
 from cellfm_torch.errors import UserError, shortened
+from cellfm_torch.files import before
 
 METADATA, REST = ".metadata", "meta.pt"
 """Files of the folder: torch's, and Lightning's."""
@@ -31,18 +33,28 @@ def part_of(path: Path) -> Path:
 
 
 def put_in_place(path: Path) -> None:
-    """Let the folder written beside `path` take its place; a kill in between loses neither, see :func:`recover`."""
-    old = path.with_name(f"{path.name}.old")
+    """Let the folder written beside `path` take its place, and keep what was there as the one before.
+
+    A kill in between loses neither, see :func:`recover`; the one before goes only when the new one is in place.
+    """
+    old = _aside(recover(path))
     remove(old)
     if path.exists():
         os.replace(path, old)
     os.replace(part_of(path), path)
-    remove(old)
+    if old.exists():
+        remove(before(path))
+        os.replace(old, before(path))
+
+
+def _aside(path: Path) -> Path:
+    """Return where the checkpoint at `path` is while a new one takes its place."""
+    return path.with_name(f"{path.name}.old")
 
 
 def recover(path: Path) -> Path:
     """Return `path`, with what was there before where a kill came while it was replaced."""
-    old = path.with_name(f"{path.name}.old")
+    old = _aside(path)
     if old.exists() and not path.exists():
         with suppress(FileNotFoundError):  # another process was faster
             os.replace(old, path)
@@ -55,6 +67,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_kept(path: Path) -> None:
+    """Remove a checkpoint and the one before it."""
+    for kept in (path, _aside(path), before(path)):
+        remove(kept)
 
 
 def is_sharded_checkpoint(path: Path) -> bool:
@@ -124,13 +142,15 @@ class PlainReader(FileSystemReader):
 
 
 def sharded_damage(path: Path) -> str | None:
-    """Return what is wrong with a sharded checkpoint, or None.
+    """Return what is wrong with a sharded checkpoint, or None; of the tensors, whether all are there.
 
     torch unpickles what is no tensor, such as the number of a step, so that is looked at here before.
     """
     if not is_sharded_checkpoint(path):
         return f"it has no {METADATA} or no {REST}"
     try:
+        if has_checksums(path) and (wrong := mismatch(path / METADATA)):
+            return wrong
         metadata = PlainReader(path).read_metadata()
         for index, place in (metadata.storage_data or {}).items():
             file = path / place.relative_path
@@ -147,6 +167,31 @@ def sharded_damage(path: Path) -> str | None:
     except Exception as problem:  # whatever damaged parts make torch raise
         return shortened(problem, longest=120)
     return None
+
+
+def has_checksums(path: Path) -> bool:
+    """Whether there are checksums in a sharded checkpoint; earlier versions wrote none."""
+    return beside(path / METADATA).is_file()
+
+
+def tensor_damage(path: Path, parts: slice = slice(None)) -> str | None:
+    """Return what is wrong with the files of tensors of a sound checkpoint, by their checksums, or None.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    parts
+        Which of the files are read, in the order of their names.
+    """
+    if not has_checksums(path):
+        return None
+    try:
+        places = (PlainReader(path).read_metadata().storage_data or {}).values()
+        files = sorted({place.relative_path for place in places})[parts]
+        return next(filter(None, (mismatch(path / name) for name in files)), None)
+    except (OSError, UserError) as problem:
+        return shortened(problem, longest=120)
 
 
 def read_tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:

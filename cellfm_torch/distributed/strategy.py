@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +14,12 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributed.device_mesh import DeviceMesh
 
-from cellfm_torch.distributed.checkpoints import REST, part_of, put_in_place, recover, remove
+from cellfm_torch.distributed.checkpoints import REST, part_of, put_in_place, remove, remove_kept
+from cellfm_torch.distributed.checksums import ChecksumWriter
 from cellfm_torch.distributed.sharding import shard
+from cellfm_torch.distributed.sound import damage, kept, newest_sound
 from cellfm_torch.errors import UserError
+from cellfm_torch.files import written_beside
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -38,8 +42,9 @@ class ShardedStrategy(ModelParallelStrategy):
 
     Notes
     -----
-    A checkpoint is a folder; it takes its name when all processes have written their part. With precision bf16-mixed
-    the numbers are those of one process with it: weights are kept, sent and added up in float32.
+    A checkpoint is a folder; it takes its name when all processes have written their part, and the one that had it is
+    kept as ``NAME.before.ckpt``: training goes on from that where a file of the newer one is damaged. With precision
+    bf16-mixed the numbers are those of one process with it: weights are kept, sent and added up in float32.
 
     Raises
     ------
@@ -109,15 +114,17 @@ class ShardedStrategy(ModelParallelStrategy):
         states = checkpoint.pop("optimizer_states", [])
         tensors.update({f"optimizer_{number}": state for number, state in enumerate(states)})
         if self.global_rank == 0:
-            torch.save(checkpoint, part / REST)
+            with written_beside(part / REST) as rest:
+                torch.save(checkpoint, rest)
+        writer = ChecksumWriter(part)
         if not self.save_meanwhile:
-            save(tensors, checkpoint_id=part)
+            save(tensors, storage_writer=writer)
             self._put_in_place(path)
             self.barrier()
             return
         if self._gloo is None:  # the background must not get between the collectives of training
             self._gloo = dist.new_group(backend="gloo")
-        saving = async_save(tensors, checkpoint_id=part, process_group=self._gloo)
+        saving = async_save(tensors, storage_writer=writer, process_group=self._gloo)
         assert isinstance(saving, Future)
         # The first process ends its save after all others, when it writes .metadata.
         self._saving = _then(saving, lambda: self._put_in_place(path))
@@ -133,19 +140,37 @@ class ShardedStrategy(ModelParallelStrategy):
             saving.result()
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint, sharded or whole, written on any number of processes."""
+        """Read a checkpoint, sharded or whole, written on any number of processes; the one before where it is damaged.
+
+        Raises
+        ------
+        UserError
+            If both are.
+        """
         self.finish_saving()
-        path = Path(self.broadcast(str(checkpoint_path)))
+        path = Path(checkpoint_path)
+        # What is there, the first process says: on a network disk others may still see what was there before.
+        there: list[Path] = self.broadcast(kept(path) if self.global_rank == 0 else [])
+        sound = newest_sound(there, self._warn, wrong_with=self._damage)
+        return super().load_checkpoint(sound or path, weights_only=weights_only)
+
+    def _damage(self, path: Path) -> str | None:
+        """Return what is wrong with a checkpoint, the same to all processes, each of which reads a share of it."""
+        share = slice(self.global_rank, None, self.world_size)
+        another_reads_it = path.is_file() and self.global_rank != 0
+        found: list[str | None] = [None] * self.world_size
+        dist.all_gather_object(found, None if another_reads_it else damage(path, parts=share))
+        return next(filter(None, found), None)
+
+    def _warn(self, line: str) -> None:
         if self.global_rank == 0:
-            recover(path)
-        self.barrier()
-        return super().load_checkpoint(path, weights_only=weights_only)
+            print(f"warning: {line}", file=sys.stderr, flush=True)
 
     def remove_checkpoint(self, filepath: str | Path) -> None:
-        """Remove a checkpoint."""
+        """Remove a checkpoint and the one before it."""
         self.finish_saving()
         if self.global_rank == 0:
-            remove(Path(filepath))
+            remove_kept(Path(filepath))
 
     def teardown(self) -> None:
         """End what is being written."""

@@ -43,3 +43,12 @@ def wait_for(condition: Path, process: subprocess.Popen[str], seconds: float = 1
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "no checkpoint in time"
         time.sleep(0.02)
+
+
+def flip(file: Path) -> None:
+    """Turn a bit in the middle of a file, where the weights are."""
+    with file.open("rb+") as stream:
+        stream.seek(file.stat().st_size // 2)
+        (byte,) = stream.read(1)
+        stream.seek(-1, os.SEEK_CUR)
+        stream.write(bytes([byte ^ 4]))

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cellfm_torch.checkpoint_io import BesideCheckpointIO, before
-from cellfm_torch.commands.checkpoints import damage, newest_sound
+from cellfm_torch.checkpoint_io import BesideCheckpointIO
+from cellfm_torch.distributed.sound import damage, kept, newest_sound
 from cellfm_torch.errors import UserError
+from cellfm_torch.files import before
 
 
 @pytest.fixture
@@ -62,17 +63,17 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 def test_a_damaged_one_gives_way_to_the_one_before(kind: str, saved: Path) -> None:
     change, why = DAMAGES[kind]
     said: list[str] = []
-    assert newest_sound(saved, said.append) == saved and not said
+    assert newest_sound(kept(saved), said.append) == saved and not said
     saved.write_bytes(change(saved.read_bytes()))
-    assert newest_sound(saved, said.append) == before(saved)
+    assert newest_sound(kept(saved), said.append) == before(saved)
     (line,) = said
     assert re.search(why, line), line
     assert "going on from the one before" in line
     before(saved).write_bytes(b"")
     with pytest.raises(UserError, match="restore one from a copy, or remove them to begin again"):
-        newest_sound(saved, said.append)
+        newest_sound(kept(saved), said.append)
 
 
 def test_none(tmp_path: Path) -> None:
-    assert newest_sound(tmp_path / "last.ckpt", print) is None
+    assert newest_sound(kept(tmp_path / "last.ckpt"), print) is None
     assert damage(tmp_path / "last.ckpt") is not None

@@ -85,6 +85,12 @@ def test_published_recipe_is_the_default_of_the_published_sizes() -> None:
         (True, True, ["trainer.accelerator=cpu"], "32-true"),
         (True, True, ["trainer.accelerator=gpu", "+experiment=pretrain_800m", "data.path=x"], "16-mixed"),
         (False, False, ["trainer.precision=bf16-true"], "bf16-true"),  # what is asked for by name is done
+        # Weights that are sharded are not trained with float16's loss scaling.
+        (True, True, ["trainer=fsdp", "+experiment=pretrain_80m", "data.path=x"], "bf16-mixed"),
+        (True, True, ["trainer=hybrid", "+experiment=pretrain_800m", "data.path=x"], "bf16-mixed"),
+        (True, False, ["trainer=fsdp"], "bf16-mixed"),
+        (False, False, ["trainer=fsdp", "+experiment=pretrain_80m", "data.path=x"], "32-true"),
+        (True, True, ["trainer=ddp", "+experiment=pretrain_80m", "data.path=x"], "16-mixed"),
     ],
 )
 def test_half_precision_where_the_device_gains(

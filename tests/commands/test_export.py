@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from jobs import small_job
+from jobs import flip, small_job
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
@@ -48,6 +50,25 @@ def test_is_the_model_that_the_run_wrote(
     assert main([*again, "overwrite=true"]) == 0
 
 
+@pytest.mark.parametrize("kind", ["whole", "sharded"])
+def test_a_flipped_bit_is_refused(
+    kind: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a weight, which nothing but a checksum shows; the checkpoint before it is named where there is one."""
+    good = runs[kind] / "checkpoints" / "last.ckpt"
+    bad, older = tmp_path / "last.ckpt", tmp_path / "last.before.ckpt"
+    for copy in (bad, older):
+        shutil.copytree(good, copy) if good.is_dir() else shutil.copy(good, copy)
+    flip(bad / "__0_0.distcp" if good.is_dir() else bad)
+    asked = [f"config={runs[kind] / 'config.yaml'}", f"output={tmp_path / 'model'}"]
+    assert main([f"checkpoint={bad}", *asked]) == 2
+    message = capsys.readouterr().err
+    assert re.search(r"the checksum of \S+ does not match", message) and message.count("\n") == 1
+    assert message.rstrip().endswith(f"checkpoint={older}")
+    assert not (tmp_path / "model").exists()
+    assert main([f"checkpoint={older}", *asked]) == 0
+
+
 class Evil:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,12 +88,14 @@ def test_refusals(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "folder.ckpt").mkdir()
     (tmp_path / "pickled.ckpt").write_bytes(pickle.dumps(Evil(tmp_path / "done")))
     torch.save({"state_dict": {"x": torch.zeros(1)}}, tmp_path / "foreign.ckpt")
+    torch.save([1], tmp_path / "plain.ckpt")
     whole = runs["whole"] / "checkpoints" / "last.ckpt"
     for checkpoint, given, says in (
         (tmp_path / "missing.ckpt", config, "no such file or folder"),
         (tmp_path / "text.ckpt", config, "not a checkpoint that can be read"),
         (tmp_path / "pickled.ckpt", config, "not a checkpoint that can be read"),
-        (tmp_path / "folder.ckpt", config, "no sharded checkpoint"),
+        (tmp_path / "folder.ckpt", config, "not a checkpoint that can be read (it has no .metadata or no meta.pt)"),
+        (tmp_path / "plain.ckpt", config, "holds no network of ours"),
         (tmp_path / "foreign.ckpt", config, "holds no network of ours"),
         (tmp_path / "foreign.ckpt", "null", "give config=RUN/config.yaml"),
         (whole, tmp_path / "text.ckpt", "not the config.yaml of a run"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jobs import flip
 from launch import launch
 from ranks import train
 
-from cellfm_torch.commands.checkpoints import damage
 from cellfm_torch.distributed.checkpoints import (
     METADATA,
     PlainReader,
@@ -23,9 +24,12 @@ from cellfm_torch.distributed.checkpoints import (
     part_of,
     put_in_place,
     read_tensors,
-    recover,
+    remove_kept,
 )
+from cellfm_torch.distributed.checksums import beside, checksum
+from cellfm_torch.distributed.sound import damage, kept
 from cellfm_torch.errors import UserError
+from cellfm_torch.files import before
 
 SAVED_AT, STEPS = 5, 12
 
@@ -46,7 +50,8 @@ def checkpoint(ragged: tuple[Path, list[str]], tmp_path_factory: pytest.TempPath
 
 def test_is_complete(checkpoint: Path) -> None:
     assert is_sharded_checkpoint(checkpoint)
-    assert len(list(checkpoint.glob("*.distcp"))) == 2
+    files = [*checkpoint.glob("*.distcp"), checkpoint / METADATA]
+    assert len(files) == 3 and all(beside(file).read_text().strip() == checksum(file) for file in files)
     assert [path.name for path in checkpoint.parent.iterdir()] == ["last.ckpt"]
 
 
@@ -61,6 +66,25 @@ def test_goes_on_with_other_processes(
     assert np.abs(np.subtract(losses, unbroken["losses"][SAVED_AT:])).max() < 1e-5
     assert all(np.abs(ranks[0]["weights"][key] - x).max() < 1e-4 for key, x in unbroken["weights"].items())
     assert ranks[0]["epochs"] == unbroken["epochs"]
+
+
+def test_goes_on_from_the_one_before(
+    checkpoint: Path, unbroken: dict[str, Any], ragged: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    """A bit flipped in the second process's file: both take the checkpoint before it, and one of them says so."""
+    path = tmp_path / "last.ckpt"
+    for copy in (path, before(path)):
+        shutil.copytree(checkpoint, copy)
+    flip(path / "__1_0.distcp")
+    ranks = launch(train, 2, *ragged, strategy="fsdp", steps=STEPS, adam="mindspore", resume=path)
+    losses = ranks[0]["losses"]
+    assert len(losses) == STEPS - SAVED_AT
+    assert np.abs(np.subtract(losses, unbroken["losses"][SAVED_AT:])).max() < 1e-5
+    assert ranks[0]["said"] == (
+        f"warning: {path} is damaged (the checksum of __1_0.distcp does not match): going on from the one before it, "
+        f"{before(path)}\n"
+    )
+    assert not ranks[1]["said"]
 
 
 def test_stopped_by_a_signal_to_one_process(
@@ -117,7 +141,19 @@ def test_damage_is_found(checkpoint: Path, tmp_path: Path) -> None:
     (damaged("rest") / "meta.pt").write_bytes(b"text")
     assert "cut short or overwritten" in str(damage(tmp_path / "rest"))
 
+    flip(damaged("bit") / "__1_0.distcp")
+    assert damage(tmp_path / "bit") == "the checksum of __1_0.distcp does not match"
+    assert damage(tmp_path / "bit", parts=slice(0, None, 2)) is None, "another process's share"
+    flip(damaged("description") / METADATA)
+    assert damage(tmp_path / "description") == "the checksum of .metadata does not match"
+    beside(damaged("unknown") / "__0_0.distcp").unlink()
+    assert damage(tmp_path / "unknown") == "__0_0.distcp.crc32 is missing"
+    for noted in damaged("earlier").glob("*.crc32"):
+        noted.unlink()
+    assert damage(tmp_path / "earlier") is None, "earlier versions noted no checksums"
+
     folder = damaged("evil")
+    beside(folder / METADATA).unlink()
     description = PlainReader(folder).read_metadata()
     values = (place for index, place in description.storage_data.items() if index.fqn.endswith(".lr"))
     place = next(values)
@@ -134,13 +170,41 @@ def test_damage_is_found(checkpoint: Path, tmp_path: Path) -> None:
     assert damage(folder) == "it holds more than tensors and plain values"
 
 
-def test_replaced_as_a_whole(tmp_path: Path) -> None:
-    """A kill between the two renames leaves the old folder under another name, from which it comes back."""
+def put(path: Path, text: str) -> None:
+    part_of(path).mkdir(exist_ok=True)
+    (part_of(path) / "file").write_text(text)
+    put_in_place(path)
+
+
+def test_the_one_before_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    for text in ("one", "two"):
-        part_of(path).mkdir()
-        (part_of(path) / "file").write_text(text)
-        put_in_place(path)
-        assert (path / "file").read_text() == text and [x.name for x in tmp_path.iterdir()] == ["last.ckpt"]
-    path.rename(tmp_path / "last.ckpt.old")
-    assert (recover(path) / "file").read_text() == "two"
+    for text in ("one", "two", "three"):
+        put(path, text)
+    assert [(folder / "file").read_text() for folder in kept(path)] == ["three", "two"]
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["last.before.ckpt", "last.ckpt"]
+    remove_kept(path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_replaced_as_a_whole(renames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill before each of the renames: what was newest is found again, or what is newer; and the next one is kept."""
+    path = tmp_path / "last.ckpt"
+    put(path, "one")
+    put(path, "two")
+    replace, done = os.replace, []
+
+    def mortal(*places: Path) -> None:
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(places)
+        replace(*places)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", mortal)
+        put(path, "three")
+    newest = (kept(path)[0] / "file").read_text()
+    assert newest == ("three" if renames == 2 else "two")
+    put(path, "four")
+    assert [(folder / "file").read_text() for folder in kept(path)] == ["four", newest]
+    assert len(list(tmp_path.iterdir())) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from jobs import flip
 from launch import launch
 from ranks import command
 
@@ -33,5 +34,16 @@ def test_sharded_run_goes_on_with_one_process(small_cells: Path, tmp_path: Path)
     assert code == 0, said
     after = CellFM.from_pretrained(run / "model")
     assert not torch.equal(before.cls_token, after.cls_token)
-    state = torch.load(run / "checkpoints" / "last.ckpt" / "meta.pt", weights_only=True)
+    last, older = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "last.before.ckpt"
+    state = torch.load(last / "meta.pt", weights_only=True)
     assert state["global_step"] == 4
+    for checkpoint in (last, older):
+        flip(checkpoint / "__0_0.distcp")
+    more = ["trainer.max_steps=5", "trainer.accumulate_grad_batches=1", "resume=true"]
+    (code, said), other = launch(command, 2, [*job, *more])
+    assert code == other[0] == 2
+    *_, line = said.splitlines()
+    wrong = "is damaged (the checksum of __0_0.distcp does not match)"
+    assert "Traceback" not in said
+    assert line == (f"error: {last} {wrong}; {older} {wrong}: restore one from a copy, or remove them to begin again")
+    assert not other[1] or other[1].splitlines() == [line]

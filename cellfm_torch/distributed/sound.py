@@ -1,6 +1,7 @@
 """Which checkpoint a run goes on from: the newest one that is whole, and never one that would run code.
 
-Of a file of torch.save every part carries a CRC-32, which is compared before anything is taken from it.
+Of a file of torch.save every part carries a CRC-32, and beside the files of a sharded checkpoint there is one; they are
+compared before anything is taken from them.
 """
 
 from __future__ import annotations
@@ -8,24 +9,28 @@ from __future__ import annotations
 import pickle
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
-from cellfm_torch.checkpoint_io import before
-from cellfm_torch.distributed.checkpoints import REST, recover, sharded_damage
+from cellfm_torch.distributed.checkpoints import REST, recover, sharded_damage, tensor_damage
 from cellfm_torch.errors import UserError, shortened
-from cellfm_torch.files import check_stored, refused_class
+from cellfm_torch.files import before, check_stored, refused_class
 
 
-def damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint, or None; runs nothing that it holds.
+def damage(path: Path, *, parts: slice = slice(None)) -> str | None:
+    """Return what is wrong with a checkpoint, or None; reads all of it, and runs nothing that it holds.
 
-    Of a file all is read; of the folder of a sharded one its description, and what is neither weights nor moments.
+    Parameters
+    ----------
+    path
+        File, or folder of a sharded one.
+    parts
+        Which of the files of tensors are read in a folder: of several processes each takes its share.
     """
     if path.is_dir():
-        return sharded_damage(path) or damage(path / REST)
+        return sharded_damage(path) or damage(path / REST) or tensor_damage(path, parts)
     try:
         check_stored(path)
         with zipfile.ZipFile(path) as archive:
@@ -44,15 +49,24 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def newest_sound(path: Path, say: Callable[[str], None]) -> Path | None:
-    """Return the checkpoint to go on from: `path`, the one before it where that is damaged, or None without any.
+def kept(path: Path) -> list[Path]:
+    """Return the checkpoints that there are, the newest first: at `path`, and the one before it."""
+    return [checkpoint for checkpoint in (recover(path), before(path)) if checkpoint.exists()]
+
+
+def newest_sound(
+    checkpoints: Iterable[Path], say: Callable[[str], None], *, wrong_with: Callable[[Path], str | None] = damage
+) -> Path | None:
+    """Return the checkpoint to go on from: the first that is not damaged, or None without any.
 
     Parameters
     ----------
-    path
-        Of the newest one.
+    checkpoints
+        The newest first.
     say
         Is told of damage, and what is taken instead.
+    wrong_with
+        Looks at one.
 
     Raises
     ------
@@ -60,10 +74,8 @@ def newest_sound(path: Path, say: Callable[[str], None]) -> Path | None:
         If there are checkpoints, and none can be used.
     """
     wrong: list[str] = []
-    for candidate in (recover(path), before(path)):
-        if not candidate.exists():
-            continue
-        problem = damage(candidate)
+    for candidate in checkpoints:
+        problem = wrong_with(candidate)
         if problem is None:
             if wrong:
                 say(f"{'; '.join(wrong)}: going on from the one before it, {candidate}")

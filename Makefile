@@ -3,15 +3,17 @@
 #   PYTHON       interpreter to build .venv with (default: python3.11, else the first newer one)
 #   TORCH        which torch, as pip names it
 #   TORCH_INDEX  package index to take torch from (default: the CPU build on a Linux machine without an NVIDIA GPU)
+#   LOCKED       1: the versions of .ci/lock.txt, where it was made for this Python, torch and system (default: 1 in CI)
 #   ARGS         passed on: options of the command, or of pytest
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PYTHON ?=
+LOCKED ?= $(if $(CI),1)
 ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup pretrain test lint format clean-venv
+.PHONY: help setup lock pretrain test lint format clean-venv
 
 help:
 	@echo 'make pretrain [ARGS="key=value ..."]   train the tiny model on the bundled cells, or go on where it stopped'
@@ -19,12 +21,21 @@ help:
 	@echo 'make lint                              style and types, as the pre-commit hooks check them'
 	@echo 'make format                            put the style right where that is mechanical'
 	@echo 'make setup                             build .venv only (every other target does so when needed)'
+	@echo 'make lock                              newest versions of all that is needed, into .ci/lock.txt'
 	@echo 'make clean-venv                        remove .venv'
 	@echo 'Set at will: PYTHON=python3.12  TORCH=torch==2.11.0  TORCH_INDEX=https://download.pytorch.org/whl/cu126'
 
-# The script does nothing when .venv is up to date: same setup.cfg, pyproject.toml and variables.
+# The script does nothing when .venv is up to date: same setup.cfg, pyproject.toml, lock and variables.
 setup:
-	@VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' TORCH_INDEX='$(TORCH_INDEX)' sh .ci/setup-venv
+	@VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' TORCH_INDEX='$(TORCH_INDEX)' LOCKED='$(LOCKED)' sh .ci/setup-venv
+
+# From a fresh environment; torch is named as a release, without the name of the build.
+lock:
+	@$(MAKE) --no-print-directory clean-venv
+	@$(MAKE) --no-print-directory setup LOCKED=0
+	@sh .ci/lock-for '$(RUN)' '$(TORCH)' >$(VENV)/lock.txt
+	@$(RUN) -m pip freeze --disable-pip-version-check --exclude-editable --exclude cellfm_torch | sed 's/+.*//' >>$(VENV)/lock.txt
+	@mv $(VENV)/lock.txt .ci/lock.txt
 
 pretrain: setup
 	@$(RUN) -m cellfm_torch.train +experiment=pretrain resume=true $(ARGS)

@@ -25,7 +25,7 @@ PLAIN_SECONDS = 15.0
 
 
 class PartWriter(Callback):
-    """Hand what ``predict_step`` returns to parts; each process writes the cells it was given.
+    """Hand what ``predict_step`` returns to parts; each process writes those of the cells it was given that are wanted.
 
     Lightning's prediction writers get the indices of a sampler of indices; rows are in the batch here.
 
@@ -33,10 +33,13 @@ class PartWriter(Callback):
     ----------
     parts
         Where to.
+    wanted
+        Rows, ascending; others are only there so that each process has something to do.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, wanted: NDArray[np.int64]) -> None:
         self.parts = parts
+        self.wanted = wanted
         self._rows: list[NDArray[np.int64]] = []
         self._values: list[dict[str, NDArray[np.float32]]] = []
         self._bytes, self._since = 0, time.monotonic()
@@ -47,9 +50,11 @@ class PartWriter(Callback):
     def on_predict_batch_end(  # noqa: D102
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._rows.append(batch.cell_index.cpu().numpy())
-        self._values.append({name: x.numpy() for name, x in outputs.items()})
-        self._bytes += sum(x.nbytes for x in self._values[-1].values())
+        rows = batch.cell_index.cpu().numpy()
+        if (keep := np.isin(rows, self.wanted)).any():
+            self._rows.append(rows[keep])
+            self._values.append({name: x.numpy()[keep] for name, x in outputs.items()})
+            self._bytes += sum(x.nbytes for x in self._values[-1].values())
         if self._bytes >= PART_BYTES or time.monotonic() - self._since >= PART_SECONDS:
             self._write()
 

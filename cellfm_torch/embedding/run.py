@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import lightning.pytorch as pl
 import numpy as np
 from anndata import AnnData, read_h5ad
+from numpy.typing import NDArray
 from rich.console import Console
 
 from cellfm_torch.data.files import Given, Input, one_file
@@ -27,6 +28,9 @@ from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.model.loading import Backbone, load_model
 from cellfm_torch.processes import rank
 from cellfm_torch.quiet import quiet_lightning
+
+LEAST = 4
+"""Cells of a process, on average."""
 
 FILTERS = ("min_genes", "max_genes", "min_counts", "max_counts", "max_mito")
 
@@ -152,15 +156,15 @@ def embed(
         parts = FolderParts(target.with_name(f"{target.name}.parts"), job, overwrite=overwrite)
         there = parts.done()
         wanted, done = np.setdiff1d(wanted, there, assume_unique=True), len(there)
-    if len(wanted):
-        data.predict_rows = wanted
-        callbacks: list[pl.Callback] = [PartWriter(parts)]
+    if len(wanted) or devices != 1 or num_nodes != 1:
+        callbacks: list[pl.Callback] = [PartWriter(parts, wanted)]
         if verbose:
             callbacks.append(EmbedProgress(done, done + len(wanted)))
         where = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes, "strategy": strategy}
         with quiet_lightning():
             trainer = _trainer(callbacks=callbacks, **where)
-            if verbose and trainer.is_global_zero:
+            data.predict_rows = _for_each(trainer.world_size, wanted, np.flatnonzero(lengths > 0))
+            if verbose and trainer.is_global_zero and len(wanted):
                 _say(estimate(network, functions, data, device=trainer.strategy.root_device), done)
             training = network.training
             trainer.predict(EmbedTask(network, functions), datamodule=data, return_predictions=False)
@@ -194,6 +198,17 @@ def _trainer(**options: Any) -> pl.Trainer:
         use_distributed_sampler=False,
         **options,
     )
+
+
+def _for_each(processes: int, wanted: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows to compute: the wanted ones, and others where there are too few for all processes to have some.
+
+    They meet when they have computed: one without a cell would leave the others waiting, or be done before they begin.
+    """
+    if processes == 1:
+        return wanted
+    others = np.setdiff1d(rows, wanted, assume_unique=True)
+    return np.union1d(wanted, others[: max(0, LEAST * processes - len(wanted))])
 
 
 def _say(line: str, done: int) -> None:

@@ -136,7 +136,7 @@ class AnnotateTask(pl.LightningModule):
         number = int(known.sum())
         if not number:
             return
-        self.log(f"{stage}_loss", loss, batch_size=number)
+        self.log(f"{stage}_loss", loss, batch_size=number, sync_dist=True)
         found, labels = probabilities(logits)[known], batch.labels[known]
         for name, metric in self.metrics.items():
             cast(Any, metric).update(found, labels)

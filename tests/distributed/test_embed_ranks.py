@@ -15,6 +15,7 @@ from launch import free_port, launch
 from ranks import embed_command
 
 from cellfm_torch import CellFM, CellFMConfig, embed
+from cellfm_torch.commands.embed import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +59,36 @@ def test_killed_rank_goes_on(
     assert 0 < len(done) < len(expected)
     assert launch(embed_command, 4, typed, die=False) == [0, 0, 0, 0]
     assert same(output, expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
+
+
+@pytest.mark.parametrize("left", [1, 0])
+def test_fewer_cells_left_than_processes(
+    left: int,
+    ragged: tuple[Path, list[str]],
+    folder: Path,
+    expected: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two processes do the last cell, or none; what is kept is taken as it is, here other numbers than the model's."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    output, parts = tmp_path / "out.h5ad", tmp_path / "out.h5ad.parts"
+    typed = job(ragged, folder, output)
+    with monkeypatch.context() as patch:
+        patch.setattr("cellfm_torch.embedding.run.write_h5ad", interrupted)
+        assert main(typed) == 130
+    for file in parts.glob("*.npz"):
+        file.unlink()
+    rows = np.arange(len(expected) - left)
+    np.savez(parts / "000000000000.npz", rows=rows, cell=expected[rows] + 1)
+    assert launch(embed_command, 2, typed, die=False) == [0, 0]
+    kept = expected.copy()
+    kept[rows] += 1
+    assert same(output, kept)
     assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
 
 

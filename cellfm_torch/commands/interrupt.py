@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -101,24 +102,28 @@ class SaveOnStop(Callback):
 
 
 class RandomState(Callback):
-    """Carry torch's random state through a checkpoint, so that a resumed run draws the same dropout masks."""
+    """Give each batch random numbers of its own, by the seed of the run, the step and the batch's place in it.
+
+    So a resumed run draws the dropout masks of an unbroken one, and several processes draw those that one process draws
+    for the same batches: each of them others.
+    """
 
     def __init__(self) -> None:
-        self._restored: dict[str, Any] | None = None
+        self._seed: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states at the moment of saving."""
-        on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"cpu": torch.get_rng_state(), "cuda": on_gpus}
+        """Return the seed of the run."""
+        return {"seed": self._seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the states until the first step: what runs before it may draw numbers of its own."""
-        self._restored = state_dict
+        """Go on with the seed of the run; earlier versions kept none."""
+        self._seed = state_dict.get("seed")
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Put a restored state in place."""
-        if self._restored is not None:
-            torch.set_rng_state(self._restored["cpu"])
-            if len(self._restored["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all(self._restored["cuda"])
-            self._restored = None
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed torch on the CPU and the GPUs."""
+        if self._seed is None:
+            self._seed = torch.initial_seed()
+        batches = trainer.accumulate_grad_batches
+        place = trainer.global_rank * batches + batch_idx % batches
+        numbers = np.random.SeedSequence([self._seed, trainer.global_step, place])
+        torch.manual_seed(int(numbers.generate_state(1, np.uint64)[0]))

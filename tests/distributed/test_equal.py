@@ -127,3 +127,11 @@ def test_bfloat16_offload_and_checkpointing(ragged: tuple[Path, list[str]], trai
     for name in ("offload", "recompute"):
         assert np.abs(np.subtract(found[name]["losses"], expected)).max() < 1e-5, name
     assert found["half"]["weights"]["encoder.0.glu.u_proj.weight"].dtype == np.float32
+
+
+def test_dropout_masks_are_those_of_one_process(ragged: tuple[Path, list[str]]) -> None:
+    """Each process draws others, for its batches: losses are equal within 1e-5, as without dropout."""
+    jobs = {name: {"strategy": "ddp", "steps": 5, "dropout": rate} for name, rate in (("some", 0.5), ("none", 0.0))}
+    one, two = (launch(trainings, processes, *ragged, jobs)[0] for processes in (1, 2))
+    assert np.abs(np.subtract(one["some"]["losses"], two["some"]["losses"])).max() < 1e-5
+    assert np.abs(np.subtract(one["some"]["losses"], one["none"]["losses"])).max() > 1e-3

@@ -13,6 +13,7 @@ from cellfm_torch import paths
 from cellfm_torch.commands import processes
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.files import not_written
+from cellfm_torch.lost import lost
 from cellfm_torch.verbs import verb_of
 
 USER_ERROR = 2  # exit code of everything the user can put right
@@ -78,7 +79,7 @@ def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> 
         except (UserError, HydraException, OmegaConfBaseException) as problem:  # here, or Hydra prints lines of its own
             result = _complain(explain(problem, config=config))
         except Exception as problem:
-            said = not_written(problem)
+            said = not_written(problem) or lost(problem)
             if said is None:
                 raise
             result = _complain(said)

@@ -37,11 +37,20 @@ def lost(problem: BaseException) -> str | None:
     problem
         What was raised.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) < 2 or not isinstance(problem, RuntimeError | ConnectionError):
+    if not isinstance(problem, RuntimeError | ConnectionError) or not _IN_WORDS.search(str(problem)):
         return None
-    if not _IN_WORDS.search(str(problem)):
+    if not _among_others():
         return None
     return f"another process of this job has ended (killed, for want of memory?) or is out of reach; {_LINE}"
+
+
+def _among_others() -> bool:
+    """Whether this process is one of several; Lightning tells those that it starts in other words than torchrun."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size() > 1
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 or int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
 class Watched:
@@ -71,14 +80,18 @@ class Watched:
     ) -> None:
         self._over.set()
         self._thread.join()
+        self._take()
         if value is not None:  # they would wait for this one
             self._end()
 
+    def _take(self) -> None:
+        there = getattr(self._launcher, "procs", [])
+        while there:
+            self._processes.append(there.pop(0))
+
     def _watch(self) -> None:
         while not self._over.wait(EVERY):
-            there = getattr(self._launcher, "procs", [])
-            while there:
-                self._processes.append(there.pop(0))
+            self._take()
             codes = {rank: process.poll() for rank, process in enumerate(self._processes, start=1)}
             wrong = [(rank, code) for rank, code in codes.items() if code]
             if wrong and not self._over.wait(AT_EASE):
@@ -94,3 +107,4 @@ class Watched:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
             process.kill()
+            process.wait()

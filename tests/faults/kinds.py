@@ -133,6 +133,12 @@ def jobs(given: Path) -> dict[str, Job]:
             *trained,
             ("terminate", "read-only", *["lost rank"] * 4, "cut checkpoint"),
         ),
+        "train under torchrun": Job(
+            train("trainer=ddp", "trainer.accelerator=cpu"),
+            *trained,
+            (*ALWAYS, *["lost rank"] * 4, *OF_CHECKPOINTS),
+            processes=2,
+        ),
         "prepare": Job(
             prepare,
             lambda out: check_unfinished(out / "store") and None,

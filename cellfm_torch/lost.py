@@ -16,6 +16,8 @@ EVERY = 0.5
 """Seconds between two looks at the processes."""
 AT_EASE = 10.0
 """Seconds for this process to end by itself, such as when each of them has met the same mistake."""
+SAYS = 30.0
+"""Seconds between two lines of a process that waits for the others to begin."""
 MOMENT = 3.0
 """Seconds for the others to end by themselves when this one does."""
 EXIT_CODE = 2
@@ -26,6 +28,7 @@ _IN_WORDS = re.compile(
     re.IGNORECASE,
 )
 """How gloo, NCCL and torch's store tell that a process does not answer."""
+_WAITS = "waiting for all {} processes of this job to begin: if one of them has ended, end the others, too"
 _LINE = "what was saved is kept: give the same command again to go on"
 
 
@@ -48,13 +51,22 @@ def _among_others() -> bool:
     """Whether this process is one of several; Lightning tells those that it starts in other words than torchrun."""
     import torch.distributed as dist
 
-    if dist.is_available() and dist.is_initialized():
+    if _together():
         return dist.get_world_size() > 1
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 or int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
+def _together() -> bool:
+    """Whether all processes have found each other."""
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized()
+
+
 class Watched:
     """Context in which the processes that Lightning starts are watched: where one is lost, all end with a line.
+
+    One that torchrun or srun has started says so as long as it waits for the others to begin, one of which may be lost.
 
     Lightning's own watch kills the process that started them without a word, and even while that one, told to stop, is
     about to end by itself. It watches what is in its list, which is emptied here.
@@ -90,7 +102,14 @@ class Watched:
             self._processes.append(there.pop(0))
 
     def _watch(self) -> None:
+        number = int(os.environ.get("WORLD_SIZE", 1))
+        says = time.monotonic() + SAYS if number > 1 and not _together() else None
         while not self._over.wait(EVERY):
+            if says is not None and _together():
+                says = None
+            if says is not None and time.monotonic() > says:
+                print(_WAITS.format(number), file=sys.stderr, flush=True)
+                says += SAYS
             self._take()
             codes = {rank: process.poll() for rank, process in enumerate(self._processes, start=1)}
             wrong = [(rank, code) for rank, code in codes.items() if code]

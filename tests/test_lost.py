@@ -48,6 +48,24 @@ def test_ends(what: str, code: int) -> None:
             os.kill(pid, 0)
 
 
+def test_says_that_it_waits() -> None:
+    """As one of two that torchrun or srun have started, the other of which does not begin."""
+    code = (
+        "import time\nfrom types import SimpleNamespace\nfrom cellfm_torch import lost\nlost.SAYS = 1.0\n"
+        "with lost.Watched(SimpleNamespace(strategy=SimpleNamespace())):\n    time.sleep(4)\n"
+    )
+    for number, says in (("2", True), ("1", False)):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": number},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0
+        assert ("waiting for all 2 processes of this job to begin" in done.stderr) == says
+
+
 def test_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711")
     for name in ("WORLD_SIZE", "LOCAL_RANK"):

@@ -60,6 +60,7 @@ class Forks:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._last: Running | None = None
 
     def __enter__(self) -> Forks:
         prctl = ctypes.CDLL(None).prctl
@@ -74,6 +75,8 @@ class Forks:
     def __exit__(self, *_: object) -> None:
         self._server.kill()
         self._server.wait()
+        if self._last is not None:
+            self._last.kill()
 
     def _line(self) -> Any:
         assert self._server.stdout is not None
@@ -89,7 +92,8 @@ class Forks:
         request = {"command": command, "said": str(said), "processes": processes, "most": most, "port": free_port()}
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
-        return Running(self, self._line(), said)
+        self._last = Running(self, self._line(), said)
+        return self._last
 
 
 class Running:
@@ -115,9 +119,12 @@ class Running:
             time.sleep(0.02)
 
     def result(self) -> tuple[int, str]:
-        """Its exit code, the first that is not 0 of several, and what it said on stderr; after it has ended."""
-        codes = self._forks._line()
-        return next((code for code in codes if code), 0), self._said.read_text(errors="replace")
+        """Its exit code, that of the first of several, and what it said on stderr; after it has ended."""
+        return self._forks._line()[0], self.said()
+
+    def said(self) -> str:
+        """What it has said on stderr."""
+        return self._said.read_text(errors="replace")
 
     def kill(self) -> None:
         """End all processes."""

@@ -58,8 +58,8 @@ class Outcome:
         Whether the fault came before its end.
     spoke
         Whether a process that could speak was left.
-    seconds
-        From the fault to the end of all processes.
+    seconds, whole
+        From the fault to the end of all processes, and from the beginning.
     """
 
     code: int
@@ -67,6 +67,7 @@ class Outcome:
     struck: bool
     spoke: bool
     seconds: float
+    whole: float
 
 
 def _allowed() -> float:
@@ -122,6 +123,7 @@ def disturbed(
         disk.lock() if fault == "read-only" else disk.fill(room)
     running = forks.start(command, processes=job.processes, most=most)
     struck, spoke, began = at_once, True, time.monotonic()
+    first = began
     try:
         if fault and not at_once and not running.ended(after):
             struck, spoke = _strike(fault, running, disk, room, rng, lasts)
@@ -135,13 +137,13 @@ def disturbed(
         if waits:
             running.kill()
         hangs = not running.ended(1.0)
-        took = time.monotonic() - began
+        now = time.monotonic()
         if hangs:
             running.kill()
             running.ended(MINUTE)
         code, said = running.result()
         assert not hangs, f"hangs for {limit:.0f} s after {fault or 'nothing'}: {said[-3000:]}"
-        return Outcome(code, said, struck, spoke, took)
+        return Outcome(code, said, struck, spoke, now - began, now - first)
     finally:
         running.kill()
         if fault in OF_THE_DISK:
@@ -180,7 +182,7 @@ def spoil(out: Path, fault: str, rng: random.Random) -> bool:
 def one_round(
     forks: Forks, job: Job, plain: Path, disk: Disk, *, rng: random.Random, lasts: float, most_faults: int
 ) -> dict[str, Any]:
-    """Run a job under faults until it is done; returns its faults and the longest answers to signals, by fault."""
+    """Run a job under faults until it is done; returns its faults, and the longest answers to signals by fault."""
     out = disk.folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
@@ -199,6 +201,8 @@ def one_round(
         found = disturbed(forks, job, out, disk, fault, rng=rng, after=after, lasts=lasts)
         job.whole(out)
         if found.code == 0 or (done and "exists already" in found.said):  # the one before had written all of it
+            if found.code == 0 and not found.struck:  # the machine is more or less busy than before
+                lasts = found.whole
             break
         if "or remove them to begin again" in found.said:  # the last two checkpoints were damaged
             begun_again += 1
@@ -212,7 +216,8 @@ def one_round(
     job.same(plain, out)
     left = [str(path) for pattern in ("*.part", "*.aside", "*.old") for path in out.rglob(pattern)]
     assert not left, f"left behind: {left}"
-    return {"faults": done, "slowest": slowest, "begun_again": begun_again, "tmpfs": disk.mounted}
+    said = {"faults": done, "slowest": slowest, "begun_again": begun_again, "tmpfs": disk.mounted}
+    return said | {"lasts": round(lasts, 1)}
 
 
 def rounds(name: str, folder: Path, *, seed: int, most_faults: int = 20) -> Iterator[dict[str, Any]]:
@@ -239,8 +244,9 @@ def rounds(name: str, folder: Path, *, seed: int, most_faults: int = 20) -> Iter
             lasts = time.monotonic() - began
         job.same(plain, plain)
         while True:
-            found = one_round(forks, job, plain, disk, rng=rng, lasts=lasts, most_faults=most_faults)
-            yield found | {"lasts": round(lasts, 1)}
+            found: dict[str, Any] = one_round(forks, job, plain, disk, rng=rng, lasts=lasts, most_faults=most_faults)
+            lasts = found["lasts"]
+            yield found
 
 
 def main() -> int:

@@ -118,9 +118,9 @@ class Running:
                 return False
             time.sleep(0.02)
 
-    def result(self) -> tuple[int, str]:
-        """Its exit code, that of the first of several, and what it said on stderr; after it has ended."""
-        return self._forks._line()[0], self.said()
+    def result(self) -> tuple[list[int], str]:
+        """The exit codes of the processes that were started, and what they said on stderr; after all have ended."""
+        return self._forks._line(), self.said()
 
     def said(self) -> str:
         """What it has said on stderr."""

@@ -9,6 +9,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
@@ -101,15 +102,22 @@ class SaveOnStop(Callback):
 
 
 class RandomState(Callback):
-    """Carry torch's random state through a checkpoint, so that a resumed run draws the same dropout masks."""
+    """Carry torch's random state through a checkpoint, so that a resumed run draws the same dropout masks.
+
+    Of several processes each has its own; with another number of them others are drawn.
+    """
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states at the moment of saving."""
+        """Return the states at the moment of saving; all processes have to ask."""
         on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"cpu": torch.get_rng_state(), "cuda": on_gpus}
+        states: list[dict[str, Any]] = [{"cpu": torch.get_rng_state(), "cuda": on_gpus}]
+        if dist.is_available() and dist.is_initialized():
+            own, states = states[0], [{} for _ in range(dist.get_world_size())]
+            dist.all_gather_object(states, own)
+        return {**states[0], "others": states[1:]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until the first step: what runs before it may draw numbers of its own."""
@@ -118,7 +126,9 @@ class RandomState(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Put a restored state in place."""
         if self._restored is not None:
-            torch.set_rng_state(self._restored["cpu"])
-            if len(self._restored["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all(self._restored["cuda"])
+            states = [self._restored, *self._restored.get("others", [])]
+            own = states[trainer.global_rank if trainer.global_rank < len(states) else 0]
+            torch.set_rng_state(own["cpu"])
+            if len(own["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(own["cuda"])
             self._restored = None

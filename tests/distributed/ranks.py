@@ -51,9 +51,11 @@ def strategy_of(name: str) -> Any:
     return made[name]() if name in made else name
 
 
-def task_and_data(cells: Path, genes: list[str], adam: str) -> tuple[PretrainTask, CellDataModule]:
+def task_and_data(
+    cells: Path, genes: list[str], adam: str, dropout: float = 0.0
+) -> tuple[PretrainTask, CellDataModule]:
     torch.manual_seed(0)
-    config = CellFMConfig.preset("tiny", num_layers=2, dim=32, num_heads=1, num_genes=len(genes), dropout=0.0)
+    config = CellFMConfig.preset("tiny", num_layers=2, dim=32, num_heads=1, num_genes=len(genes), dropout=dropout)
     network = CellFM(config, genes=genes)
     optimizer = {"mindspore": MindSporeAdam, "adamw": torch.optim.AdamW}[adam]
     recipe = Recipe(optimizer, lr=3e-3, warmup_steps=5, clip_per_tensor=adam == "mindspore", clip_norm=0.1)
@@ -69,6 +71,7 @@ def train(
     *,
     steps: int = 20,
     adam: str = "adamw",
+    dropout: float = 0.0,
     processes: int | None = None,
     precision: str = "32-true",
     save: Path | None = None,
@@ -79,7 +82,7 @@ def train(
 ) -> dict[str, Any]:
     """Train for some steps and validate; returns losses, whole weights, metrics and the cells of each batch."""
     warnings.simplefilter("ignore")
-    task, data = task_and_data(cells, genes, adam)
+    task, data = task_and_data(cells, genes, adam, dropout)
     watch = Watch()
     processes = processes or int(os.environ.get("WORLD_SIZE", 1))
     callbacks: list[Any] = [watch, RandomState(), OtherProcesses()]

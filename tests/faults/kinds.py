@@ -101,6 +101,8 @@ def jobs(given: Path) -> dict[str, Job]:
     def train(*more: str) -> Callable[[Path], list[str]]:
         def command(out: Path) -> list[str]:
             job = small_job(cells, out / "run", "trainer.max_steps=10", "trainer.val_check_interval=5", *more)
+            # Small, so that faults hit more than the writing of weights; what is dropped must be the same again.
+            job += ["+model.config.dim=32", "+model.config.num_heads=1", "model.config.dropout=0.5"]
             job += ["data.min_genes=1", "data.token_budget=1200", "callbacks.checkpoint.every_n_train_steps=1"]
             return ["cellfm_torch.train", *job, *["resume=true"][: (out / "run" / "config.yaml").is_file()]]
 

@@ -30,6 +30,7 @@ def train(cfg: Any) -> int:
     from cellfm_torch.commands.run_folder import RunFolder
     from cellfm_torch.commands.training import chosen, fit, make_trainer
     from cellfm_torch.distributed.sharding import is_sharded
+    from cellfm_torch.lost import Watched
     from cellfm_torch.processes import rank
 
     console = Console(quiet=rank() > 0)
@@ -45,13 +46,14 @@ def train(cfg: Any) -> int:
             data.setup("fit")
             trainer = make_trainer(cfg, folder, signals, logger=chosen(cfg.logger))
             try:
-                fit(trainer, task, data, cfg=cfg, folder=folder)
+                with Watched(trainer):
+                    fit(trainer, task, data, cfg=cfg, folder=folder)
+                    if trainer.is_global_zero or is_sharded(network):  # all of them hold a part of it
+                        network.save_pretrained(folder.model)
+                    done = dict(trainer.test(task, datamodule=data, weights_only=True, verbose=False)[0])
             except Stopped as stop:
                 console.print(f"{stop}; saved in {folder.path}. Go on with the same command and resume=true.")
                 return stop.exit_code
-            if trainer.is_global_zero or is_sharded(network):  # all of them hold a part of it
-                network.save_pretrained(folder.model)
-            done = dict(trainer.test(task, datamodule=data, weights_only=True, verbose=False)[0])
             folder.finish(done)
     console.print(task.summary(done))
     console.print(_next_steps(folder.path, cfg), highlight=False, soft_wrap=True)

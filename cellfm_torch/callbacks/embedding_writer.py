@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import written_beside
+from cellfm_torch.h5_files import write_anndata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -160,10 +161,9 @@ class EmbeddingWriter(Callback):
         else:
             last = {row: place for place, row in enumerate(rows.tolist())}
             ordered = embedding[[last[row] for row in sorted(last)]]
-        with written_beside(self.path) as part:
-            if self.path.suffix == ".h5ad":
-                adata.obsm[self.key] = ordered
-                adata.write_h5ad(part)
-            else:
-                with open(part, "wb") as file:
-                    np.save(file, ordered)
+        if self.path.suffix == ".h5ad":
+            adata.obsm[self.key] = ordered
+            write_anndata(adata, self.path)
+        else:
+            with written_beside(self.path) as part, open(part, "wb") as file:
+                np.save(file, ordered)

@@ -50,7 +50,6 @@ def annotate(cfg: Any) -> int:
     if output is not None:
         fitted = comparison.whole or job.fit(seeds[0])
         labelled = job.label_query(fitted, version=__version__)
-        _write_cells(labelled, output)
         job.save(fitted, results / "annotator")
         unknown = labelled.obs["cellfm_unknown"]
         console.print(
@@ -59,9 +58,11 @@ def annotate(cfg: Any) -> int:
             highlight=False,
             soft_wrap=True,
         )
+    _write_settings(options | {"version": __version__} | job.about(), results / "settings.json")
+    if output is not None:  # last: where it is, all is
+        _write_cells(labelled, output)
         columns = "cellfm_label, cellfm_probability, cellfm_runner_up, cellfm_unknown"
         console.print(f"labels:  {output}, obs {columns}", highlight=False, soft_wrap=True)
-    _write_settings(options | {"version": __version__} | job.about(), results / "settings.json")
     console.print(f"results: {results}", highlight=False, soft_wrap=True)
     return 0
 
@@ -74,7 +75,9 @@ def _places(options: dict[str, Any]) -> tuple[Path, Path | None]:
     if options["query"] is None and options["output"] is not None:
         raise UserError(f"output={options['output']}: there is no query to label: give query=FILE")
     output = None if options["query"] is None else Path(options["output"] or results / "query.h5ad").expanduser()
-    for path in (results / "settings.json", output):
+    settings = results / "settings.json"
+    interrupted = output is not None and not output.exists() and _is_of(settings, options)
+    for path in (None if interrupted else settings, output):
         if path is not None and path.exists() and not options["overwrite"]:
             raise UserError(f"{path}: exists already: choose another place, or set overwrite=true")
     if results.exists() and not results.is_dir():
@@ -82,6 +85,16 @@ def _places(options: dict[str, Any]) -> tuple[Path, Path | None]:
     if output is not None and output.resolve() == Path(options["query"]).expanduser().resolve():
         raise UserError(f"output={output}: is the query itself: give another name")
     return results, output
+
+
+def _is_of(settings: Path, options: dict[str, Any]) -> bool:
+    """Whether a file of settings is one of the same options."""
+    try:
+        there = json.loads(settings.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    given = json.loads(json.dumps(options, default=str))
+    return isinstance(there, dict) and all(there.get(name) == value for name, value in given.items())
 
 
 def _write_tables(tables: Any, results: Path) -> None:
@@ -99,10 +112,9 @@ def _write_settings(settings: dict[str, Any], path: Path) -> None:
 
 
 def _write_cells(adata: Any, path: Path) -> None:
-    from cellfm_torch.files import written_beside
+    from cellfm_torch.h5_files import write_anndata
 
-    with written_beside(path) as part:
-        adata.write_h5ad(part)
+    write_anndata(adata, path)
 
 
 def _table(summary: Any, *, several: bool) -> Any:

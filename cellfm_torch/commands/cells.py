@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from cellfm_torch.analysis.columns import EMBEDDING, stored_embedding
 from cellfm_torch.errors import UserError
-from cellfm_torch.files import written_beside
 
 
 def read_cells(path: Path) -> Any:
@@ -54,8 +53,9 @@ def embed(adata: Any, folder: str | None, source: str, **reading: Any) -> NDArra
 
 def write_cells(adata: Any, path: Path) -> None:
     """Write an h5ad file beside and rename it."""
-    with written_beside(path) as part:
-        adata.write_h5ad(part)
+    from cellfm_torch.h5_files import write_anndata
+
+    write_anndata(adata, path)
 
 
 def output_file(given: str | None, source: Path, what: str) -> Path:

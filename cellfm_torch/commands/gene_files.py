@@ -122,8 +122,9 @@ def write_settings(settings: dict[str, Any], results: Path) -> None:
 
 def write_genes(genes: Any, path: Path) -> None:
     """Write an AnnData of genes beside and rename it."""
-    with written_beside(path) as part:
-        genes.write_h5ad(part, compression="gzip")
+    from cellfm_torch.h5_files import write_anndata
+
+    write_anndata(genes, path, compression="gzip")
 
 
 def write_table(table: Any, path: Path) -> None:

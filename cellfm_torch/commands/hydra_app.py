@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from cellfm_torch import paths, processes
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.files import not_written
+from cellfm_torch.lost import lost
 from cellfm_torch.verbs import verb_of
 
 USER_ERROR = 2  # exit code of everything the user can put right
@@ -84,7 +85,7 @@ def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> 
             print("interrupted: give the same command again", file=sys.stderr)
             result = INTERRUPTED
         except Exception as problem:
-            said = not_written(problem)
+            said = not_written(problem) or lost(problem)
             if said is None:
                 raise
             result = _complain(said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,17 +69,14 @@ def annotated_file(given: Any) -> Path:
 
 def _save(path: Path, coordinates: Any, console: Any) -> None:
     """Add the coordinates to the file, beside and renamed, so that the next page need not compute them."""
-    import h5py
     from anndata.io import write_elem
 
-    from cellfm_torch.files import written_beside
+    from cellfm_torch.h5_files import h5_beside
 
     plain: dict[str, Any] = {"highlight": False, "soft_wrap": True}
     try:
-        with written_beside(path) as part:
-            shutil.copyfile(path, part)
-            with h5py.File(part, "r+") as file:
-                write_elem(file.require_group("obsm"), "X_umap", coordinates)
+        with h5_beside(path, copy_of=path) as file:
+            write_elem(file.require_group("obsm"), "X_umap", coordinates)
         console.print(f"UMAP:   kept in {path}, obsm['X_umap']; save_umap=false leaves the file alone", **plain)
     except OSError as problem:
         console.print(f"UMAP:   could not be kept in {path}: {problem.strerror or problem}", **plain)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,20 @@ def run_jobs(jobs: list[Job], processes: int, progress: Progress) -> Iterator[tu
             yield job, _attempt(job, lambda done, total, job=job: progress(job.source, done, total))  # type: ignore[misc]
         return
     context = multiprocessing.get_context("spawn")
-    messages = context.SimpleQueue()
+    # Without a lock, which a process that is killed would keep for ever: so short a message is written in one piece.
+    messages, writer = context.Pipe(duplex=False)
 
     def listen() -> None:
-        while (message := messages.get()) is not None:
-            progress(*message)
+        with suppress(EOFError):  # all that write have ended
+            while True:
+                number, done, total = messages.recv()
+                progress(jobs[number].source, done, total)
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
-    pool = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, initializer=_begin, initargs=(messages,))
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, initializer=_begin, initargs=(writer,))
     try:
-        futures = {pool.submit(_attempt_reporting, job): job for job in jobs}
+        futures = {pool.submit(_attempt_reporting, number, job): job for number, job in enumerate(jobs)}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool:
@@ -46,7 +50,7 @@ def run_jobs(jobs: list[Job], processes: int, progress: Progress) -> Iterator[tu
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        messages.put(None)
+        writer.close()
         listener.join()
 
 
@@ -74,5 +78,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _attempt_reporting(job: Job) -> dict[str, Any] | str:
-    return _attempt(job, lambda done, total: _messages.put((job.source, done, total)))
+def _attempt_reporting(number: int, job: Job) -> dict[str, Any] | str:
+    return _attempt(job, lambda done, total: _messages.send((number, done, total)))

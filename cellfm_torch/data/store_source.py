@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import anndata
-import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -31,6 +30,7 @@ from cellfm_torch.data.store_genes import Lookups, lookup_name, named
 from cellfm_torch.data.store_quality import Quality
 from cellfm_torch.data.store_shard import ShardWriter
 from cellfm_torch.errors import UserError
+from cellfm_torch.h5_files import open_h5
 from cellfm_torch.paths import VOCAB
 
 READ_CELLS = 4096
@@ -198,7 +198,7 @@ def _write_obs(job: Job, obs: pd.DataFrame) -> dict[str, Any]:
         obs.index.name = "_index"
     final = job.folder / "obs" / f"{job.number:05}.h5"
     part = final.with_name(f"{final.name}.{os.getpid()}.part")
-    with h5py.File(part, "w") as file:
+    with open_h5(part) as file:
         anndata.io.write_elem(file, "obs", obs, dataset_kwargs={"compression": "gzip"})
     with part.open("rb+") as written:
         os.fsync(written.fileno())

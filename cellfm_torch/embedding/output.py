@@ -5,7 +5,6 @@ Shapes: n cells, C width of an output.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from cellfm_torch.data.sources.damage import damage_named
 from cellfm_torch.data.sources.formats import open_file
 from cellfm_torch.data.sources.probe import look_at
 from cellfm_torch.embedding.parts import Parts
-from cellfm_torch.files import written_beside
+from cellfm_torch.h5_files import h5_beside, write_anndata
 
 BLOCK = 4096
 """Cells that are read at a time from files that are no h5ad."""
@@ -100,15 +99,13 @@ def write_h5ad(source: Path, output: Path, result: Result) -> None:
     Of an h5ad file everything is kept, and only the result passes through memory. Other formats become an AnnData with
     the matrix, cells and genes that were read.
     """
-    with written_beside(output) as part:
-        if _is_h5ad(source):
-            shutil.copyfile(source, part)
-            with h5py.File(part, "r+") as file:
-                result.add_to_file(file)
-        else:
-            adata = read(source)
-            result.add_to(adata)
-            adata.write_h5ad(part)
+    if _is_h5ad(source):
+        with h5_beside(output, copy_of=source) as file:
+            result.add_to_file(file)
+    else:
+        adata = read(source)
+        result.add_to(adata)
+        write_anndata(adata, output)
 
 
 def _is_h5ad(path: Path, *, of_now: bool = True) -> bool:

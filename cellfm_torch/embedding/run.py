@@ -25,6 +25,7 @@ from cellfm_torch.embedding.parts import FolderParts, MemoryParts
 from cellfm_torch.embedding.plan import estimate
 from cellfm_torch.embedding.record import cell_columns, record, weights_of
 from cellfm_torch.errors import UserError, nearest
+from cellfm_torch.lost import Watched
 from cellfm_torch.model.loading import Backbone, load_model
 from cellfm_torch.processes import rank
 from cellfm_torch.quiet import quiet_lightning
@@ -167,7 +168,8 @@ def embed(
             if verbose and trainer.is_global_zero and len(wanted):
                 _say(estimate(network, functions, data, device=trainer.strategy.root_device), done)
             training = network.training
-            trainer.predict(EmbedTask(network, functions), datamodule=data, return_predictions=False)
+            with Watched(trainer):
+                trainer.predict(EmbedTask(network, functions), datamodule=data, return_predictions=False)
             network.train(training)
     if rank():  # the first process writes what all have kept
         return AnnData(obs=data.obs)

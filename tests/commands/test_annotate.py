@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import anndata
@@ -136,6 +137,24 @@ def test_a_query_without_types(places: Path, tmp_path: Path, capsys: pytest.Capt
     assert cli.main(typed(places, tmp_path / "r", "--query", str(places / "query.h5ad"))) == 0
     assert "unknown: " in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["annotator", "query.h5ad", "settings.json"]
+
+
+def test_goes_on_where_it_was_killed(
+    places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The labelled cells are written last, so that where they are, all is."""
+    results = tmp_path / "r"
+    job = typed(places, results, "--query", str(places / "query.h5ad"))
+    with monkeypatch.context() as patch:
+        patch.setattr("cellfm_torch.commands.annotate._write_cells", lambda *_: sys.exit(9))
+        with pytest.raises(SystemExit):
+            cli.main(job)
+    assert not list(results.rglob("*.h5ad"))
+    assert cli.main([*job, "fit.k=3"]) == 2
+    assert f"{results}/settings.json: exists already" in capsys.readouterr().err
+    assert cli.main(job) == 0
+    assert (results / "query.h5ad").is_file() and (results / "annotator" / "annotator.json").is_file()
+    assert cli.main(job) == 2, "now it is done"
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,15 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kills import ROOT, kill_loading, kill_preparing, until
+from kills import OPTIONS, ROOT, dies_reporting, kill_loading, kill_preparing, make_files, until
+
+from cellfm_torch.data import store_jobs, store_write
+from cellfm_torch.data.files import Input
+from cellfm_torch.errors import UserError
 
 
 def test_preparing(tmp_path: Path) -> None:
@@ -19,6 +24,15 @@ def test_preparing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("streamed", [False, True])
 def test_loading(tmp_path: Path, streamed: bool) -> None:
     assert sum(map(len, until(kill_loading(tmp_path, seed=1, streamed=streamed), 4))) >= 4
+
+
+@pytest.mark.timeout(300)
+def test_killed_while_it_tells_of_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that it held would be kept for ever, and the others wait for it."""
+    monkeypatch.setattr(store_jobs, "_attempt_reporting", dies_reporting)
+    sources = [Input(path) for path in make_files(tmp_path, 2)]
+    with pytest.raises(UserError, match="a process that was reading a source was killed"):
+        store_write.prepare(sources, tmp_path / "store", replace(OPTIONS, processes=2), lambda *_: None)
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def train(
     *,
     steps: int = 20,
     adam: str = "adamw",
+    dropout: float = 0.0,
     processes: int | None = None,
     precision: str = "32-true",
     save: Path | None = None,
@@ -78,7 +79,6 @@ def train(
     resume: Path | None = None,
     recompute: bool = False,
     stop_at: int = 0,
-    dropout: float = 0.0,
 ) -> dict[str, Any]:
     """Train for some steps and validate; returns losses, whole weights, metrics and the cells of each batch."""
     warnings.simplefilter("ignore")

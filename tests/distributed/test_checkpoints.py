@@ -87,6 +87,16 @@ def test_goes_on_from_the_one_before(
     assert not ranks[1]["said"]
 
 
+def test_dropout_goes_on_as_if_nothing_had_stopped(ragged: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """With dropout, two processes stopped and gone on with come to the weights that they come to unstopped."""
+    path = tmp_path / "last.ckpt"
+    options = {"strategy": "ddp", "steps": 6, "dropout": 0.9}
+    plain = launch(train, 2, *ragged, **options)[0]["weights"]
+    assert launch(train, 2, *ragged, **options, save=path, stop_at=2) == [{"stopped": 3, "code": 143}] * 2
+    resumed = launch(train, 2, *ragged, **options, resume=path)[0]["weights"]
+    assert all(np.array_equal(resumed[name], x) for name, x in plain.items())
+
+
 def test_stopped_by_a_signal_to_one_process(
     unbroken: dict[str, Any], ragged: tuple[Path, list[str]], tmp_path: Path
 ) -> None:

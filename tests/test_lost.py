@@ -51,8 +51,9 @@ def test_ends(what: str, code: int) -> None:
 def test_says_that_it_waits() -> None:
     """As one of two that torchrun or srun have started, the other of which does not begin."""
     code = (
-        "import time\nfrom types import SimpleNamespace\nfrom cellfm_torch import lost\nlost.SAYS = 1.0\n"
-        "with lost.Watched(SimpleNamespace(strategy=SimpleNamespace())):\n    time.sleep(4)\n"
+        "import time, torch.distributed\nfrom types import SimpleNamespace\n"
+        "from cellfm_torch import lost\nlost.SAYS = 1.0\n"
+        "with lost.Watched(SimpleNamespace(strategy=SimpleNamespace())):\n    time.sleep(6)\n"
     )
     for number, says in (("2", True), ("1", False)):
         done = subprocess.run(

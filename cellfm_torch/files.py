@@ -103,7 +103,9 @@ _NOT_WRITTEN = {
     errno.EPERM: "there is no permission to write: choose another folder",
     errno.EIO: "the disk reports an error: look after it",
 }
-_IN_WORDS = re.compile(r"code: (\d+)|(PytorchStreamWriter failed writing|inline_container\.cc.*unexpected pos)")
+_IN_WORDS = re.compile(
+    r"(?:code: |os error )(\d+)|(PytorchStreamWriter failed writing|inline_container\.cc.*unexpected pos)"
+)
 """How safetensors and torch, which write by themselves, tell of it."""
 
 

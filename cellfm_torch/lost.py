@@ -21,6 +21,8 @@ SAYS = 30.0
 MOMENT = 3.0
 """Seconds for the others to end by themselves when this one does."""
 EXIT_CODE = 2
+_STARTED_BY = "CELLFM_STARTED_BY"
+"""Variable by which processes that Lightning starts know the one that did."""
 
 _IN_WORDS = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|socket (closed|timeout)|remote process exited|"
@@ -66,6 +68,8 @@ def _together() -> bool:
 class Watched:
     """Context in which the processes that Lightning starts are watched: where one is lost, all end with a line.
 
+    Those that it has started end when that one is lost.
+
     One that torchrun or srun has started says so as long as it waits for the others to begin, one of which may be lost.
 
     Lightning's own watch kills the process that started them without a word, and even while that one, told to stop, is
@@ -80,10 +84,14 @@ class Watched:
     def __init__(self, trainer: Any) -> None:
         self._launcher = getattr(trainer.strategy, "launcher", None)
         self._processes: list[subprocess.Popen[Any]] = []
+        started = int(os.environ.get("LOCAL_RANK", 0)) > 0
+        self._parent = int(os.environ.get(_STARTED_BY, 0)) if started else 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Watched:
+        if not self._parent:
+            os.environ[_STARTED_BY] = str(os.getpid())
         self._thread.start()
         return self
 
@@ -93,6 +101,8 @@ class Watched:
         self._over.set()
         self._thread.join()
         self._take()
+        if not self._parent:
+            os.environ.pop(_STARTED_BY, None)
         if value is not None:  # they would wait for this one
             self._end()
 
@@ -110,6 +120,9 @@ class Watched:
             if says is not None and time.monotonic() > says:
                 print(_WAITS.format(number), file=sys.stderr, flush=True)
                 says += SAYS
+            if self._parent and os.getppid() != self._parent and not self._over.wait(AT_EASE):
+                print(f"error: the process that started this job has ended; {_LINE}", file=sys.stderr, flush=True)
+                os._exit(EXIT_CODE)
             self._take()
             codes = {rank: process.poll() for rank, process in enumerate(self._processes, start=1)}
             wrong = [(rank, code) for rank, code in codes.items() if code]

@@ -48,11 +48,22 @@ def test_ends(what: str, code: int) -> None:
             os.kill(pid, 0)
 
 
+def test_ends_with_the_one_that_started_it() -> None:
+    code = (
+        "import time\nfrom types import SimpleNamespace\nfrom cellfm_torch import lost\nlost.AT_EASE = 1.0\n"
+        "with lost.Watched(SimpleNamespace(strategy=SimpleNamespace())):\n    time.sleep(100)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOCAL_RANK": "1", "CELLFM_STARTED_BY": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 2 and done.stderr.startswith("error: the process that started this job has ended; ")
+
+
 def test_says_that_it_waits() -> None:
     """As one of two that torchrun or srun have started, the other of which does not begin."""
     code = (
-        "import time\nfrom types import SimpleNamespace\nfrom cellfm_torch import lost\nlost.SAYS = 1.0\n"
-        "with lost.Watched(SimpleNamespace(strategy=SimpleNamespace())):\n    time.sleep(4)\n"
+        "import time, torch.distributed\nfrom types import SimpleNamespace\n"
+        "from cellfm_torch import lost\nlost.SAYS = 1.0\n"
+        "with lost.Watched(SimpleNamespace(strategy=SimpleNamespace())):\n    time.sleep(6)\n"
     )
     for number, says in (("2", True), ("1", False)):
         done = subprocess.run(

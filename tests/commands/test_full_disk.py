@@ -47,6 +47,8 @@ def test_one_line_for_each(number: int, tmp_path: Path) -> None:
     except RuntimeError as problem:
         said = not_written(problem)
     assert said is not None and said.startswith(f"{tmp_path / 'x'}: ") and "\n" not in said
+    for words in ("I/O error: No space left on device (os error 28)", "Os { code: 28, kind: StorageFull }"):
+        assert "no space is left" in str(not_written(RuntimeError(words))), "safetensors before and from 0.6"
     assert not_written(ValueError("no space for this")) is None
     assert not_written(FileNotFoundError(errno.ENOENT, "no such file")) is None
 

@@ -132,7 +132,7 @@ def disturbed(
         waits = False
         while not running.ended(1.0) and not waits and time.monotonic() < began + limit:
             # It says so until whoever has started the processes ends them.
-            waits = fault == "lost rank" and job.processes > 1 and WAITS in running.said()
+            waits = struck and job.processes > 1 and WAITS in running.said()
         if waits:
             running.kill()
         hangs = not running.ended(1.0)

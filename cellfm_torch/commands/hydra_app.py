@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -78,6 +79,11 @@ def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> 
             result = job(cfg)
         except (UserError, HydraException, OmegaConfBaseException) as problem:  # here, or Hydra prints lines of its own
             result = _complain(explain(problem, config=config))
+        except SystemExit as stop:
+            if type(stop).__name__ != "SIGTERMException":  # of Lightning, which would end with exit code 0
+                raise
+            print("stopped by SIGTERM: give the same command again", file=sys.stderr)
+            result = 128 + signal.SIGTERM
         except Exception as problem:
             said = not_written(problem) or lost(problem)
             if said is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -84,6 +85,11 @@ def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> 
         except KeyboardInterrupt:
             print("interrupted: give the same command again", file=sys.stderr)
             result = INTERRUPTED
+        except SystemExit as stop:
+            if type(stop).__name__ != "SIGTERMException":  # of Lightning, which would end with exit code 0
+                raise
+            print("stopped by SIGTERM: give the same command again", file=sys.stderr)
+            result = 128 + signal.SIGTERM
         except Exception as problem:
             said = not_written(problem) or lost(problem)
             if said is None:

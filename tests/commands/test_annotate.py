@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -137,6 +139,18 @@ def test_a_query_without_types(places: Path, tmp_path: Path, capsys: pytest.Capt
     assert cli.main(typed(places, tmp_path / "r", "--query", str(places / "query.h5ad"))) == 0
     assert "unknown: " in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["annotator", "query.h5ad", "settings.json"]
+
+
+def test_stopped_while_a_head_is_trained(
+    places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning makes an end with exit code 0 of SIGTERM."""
+    job = typed(places, tmp_path / "r", "--query", str(places / "query.h5ad"), "--method", "frozen")
+    monkeypatch.setattr(
+        "cellfm_torch.tasks.annotate.AnnotateTask.training_step", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    assert cli.main([*job, "trainer.max_epochs=2", "trainer.accelerator=cpu"]) == 143
+    assert "stopped by SIGTERM" in capsys.readouterr().err and not (tmp_path / "r" / "query.h5ad").exists()
 
 
 def test_goes_on_where_it_was_killed(

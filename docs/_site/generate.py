@@ -1,9 +1,11 @@
-"""Pages that are made from the code: commands, Python reference, measurements, changelog. A hook of mkdocs."""
+"""Pages that are made from the code: commands, Python reference, measurements, changelog. A hook of mkdocs.
+
+The files beside this one are found because mkdocs puts the folder of a hook on the path while it reads it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import os
@@ -12,10 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from draw import DRAWINGS
 from mkdocs.structure.files import File
-from roles import markdown  # beside this file, whose folder mkdocs puts on the path while it reads it
+from roles import markdown
 
 import cellfm_torch
+from cellfm_torch import cli
 from cellfm_torch.verb import Group, Verb
 from cellfm_torch.verbs import VERBS
 
@@ -86,13 +90,13 @@ def first_line(name: str) -> str:
     return markdown((getattr(cellfm_torch, name).__doc__ or "").strip().partition("\n")[0])
 
 
-def own_help(verb: Verb, command: str) -> str:
+def own_help(command: str) -> str:
     """Return what ``cellfm COMMAND --help`` prints, of a command that has options of its own."""
     out = io.StringIO()
     width, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100"
     try:
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-            importlib.import_module(verb.module).main(["--help"])
+            cli.main([*command.split(), "--help"])
     finally:
         os.environ.pop("COLUMNS") if width is None else os.environ.update(COLUMNS=width)
     if not out.getvalue().strip():
@@ -107,7 +111,7 @@ def command_page(command: str, verb: Verb, tutorials: dict[str, list[str]]) -> s
     if found := tutorials.get(command):
         lines += ["Step by step: " + ", ".join(found) + ".", ""]
     if verb.options is None:
-        lines += ["## Options", "", "```text", own_help(verb, command), "```", ""]
+        lines += ["## Options", "", "```text", own_help(command), "```", ""]
         return "\n".join(lines)
     if verb.words:
         lines += [f"`{verb.words[1]}` stands before or between the options: the key `{verb.words[0]}`.", ""]
@@ -118,6 +122,8 @@ def command_page(command: str, verb: Verb, tutorials: dict[str, list[str]]) -> s
         shown = key.lstrip("+") if "{}" in value else option.template
         lines.append(f"| `{flag}` | `{shown}` | {option.help.replace('|', chr(92) + '|')} |")
     config = ROOT / "conf" / f"{command.replace(' ', '_')}.yaml"
+    if not config.is_file():
+        return "\n".join([*lines, ""])
     lines += ["", "## All settings", "", "Any of them can follow the options as `key=value`.", ""]
     if command == "train":
         lines += ["A run is put together from the groups of `conf/`; `cellfm train --cfg job` prints all of it.", ""]
@@ -257,6 +263,7 @@ def on_files(files: Any, config: Any, **_: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let links that hold in the repository hold on the site: measurements, examples."""
+    """Put the drawings in, and let links to measurements that hold in the repository hold on the site."""
+    markdown = re.sub(r"\{\{ drawing (\w+) \}\}", lambda found: DRAWINGS[found[1]](), markdown)
     up = "../" * page.file.src_uri.count("/")
     return re.sub(r"\]\((?:\.\./)+benchmarks/results/", f"]({up}performance/", markdown)

@@ -13,12 +13,16 @@ CELLS = ("a", "b", "c")
 
 def svg(width: int, height: int, title: str, parts: Iterable[str]) -> str:
     """Return a drawing; without empty lines, which would end it in Markdown."""
-    head = f'<svg class="drawing" viewBox="0 0 {width} {height}" role="img" aria-label="{title}" style="max-width:{width}px">'
+    head = (
+        f'<svg class="drawing" viewBox="0 0 {width} {height}" role="img" aria-label="{title}" '
+        f'style="max-width:{width}px">'
+    )
     arrow = (
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0 L8 4 L0 8 z" class="tip"/></marker></defs>'
     )
-    return "\n".join([head, arrow, *parts, "</svg>"])
+    # Markdown leaves what is in a div alone.
+    return "\n".join(["<div>", head, arrow, *parts, "</svg>", "</div>"])
 
 
 def box(x: float, y: float, width: float, height: float, kind: str = "", words: str = "", small: str = "") -> str:
@@ -73,7 +77,8 @@ def modes() -> str:
     ]
     for chunk in range(4):
         y = 70 + chunk * 40
-        parts += [box(560, y, 60, 34, "a", "", ""), text(590, y + 22, "2 tokens", "middle small"), arrow(622, y + 17, 658, y + 17)]
+        parts += [box(560, y, 60, 34, "a"), text(590, y + 22, "2 tokens", "middle small")]
+        parts.append(arrow(622, y + 17, 658, y + 17))
     parts += [
         box(662, 70, 56, 154, "state", "S", "+= K'V"),
         arrow(720, 147, 744, 147),
@@ -101,7 +106,8 @@ def batch() -> str:
         place += length
     x = 20 + place * step - 4
     parts += [arrow(x, 226, x, 204), text(x, 242, str(place), "middle small")]
-    parts.append(text(20, 264, "offsets = [0, 9, 13, 19]: cell b owns offsets[b] : offsets[b + 1]; no place is empty", "small"))
+    words = "offsets = [0, 9, 13, 19]: cell b owns offsets[b] : offsets[b + 1]; no place is empty"
+    parts.append(text(20, 264, words, "small"))
     return svg(690, 276, "Three cells, padded and laid end to end", parts)
 
 
@@ -115,13 +121,13 @@ def network() -> str:
         arrow(172, 44, 206, 60),
         arrow(172, 108, 206, 92),
         arrow(332, 76, 360, 76),
-        box(364, 20, 130, 112, "state", "N layers", "masked genes not", ),
+        box(364, 20, 130, 112, "state", "N layers", "masked genes not"),
         text(429, 108, "read in the first half", "middle small"),
         arrow(496, 44, 530, 44),
         arrow(496, 108, 530, 108),
         box(534, 20, 150, 48, "a", "by gene", "each gene token: value"),
         box(534, 84, 150, 48, "b", "by cell", "cls . gene embedding"),
-        text(20, 176, "One layer: retention, then a gated unit; the residual is scaled up, the norm comes after", "head"),
+        text(20, 176, "One layer: retention, then a gated unit; residuals are scaled, norms come after", "head"),
         box(20, 194, 70, 60, "", "x"),
         arrow(92, 224, 116, 224),
         box(120, 194, 130, 60, "state", "o = q (k'v)", "per head and cell"),

@@ -169,10 +169,15 @@ def commands_index() -> str:
     return "\n".join([*lines, ""])
 
 
+INTRODUCTION = (
+    "Everything is imported from `cellfm_torch`. Shapes: B cells, N genes of all cells together, D width, H heads, "
+    "K head width; values are log1p(counts per 10,000) unless it says counts."
+)
+
+
 def api_pages() -> Iterator[tuple[str, str]]:
     """Write the reference: a page per group of rooms, and the list of all names."""
-    index = ["# Python reference", "", "Everything is imported from `cellfm_torch`. Shapes: B cells, N genes of all", ""]
-    index[2] += " cells together, D width, H heads, K head width; values are log1p(counts per 10,000) unless it says counts."
+    index = ["# Python reference", "", INTRODUCTION, ""]
     for page, names in public_names().items():
         title = API[page][0]
         index += [f"## [{title}]({page}.md)", "", "| name | |", "|---|---|"]

@@ -126,7 +126,8 @@ def command_page(command: str, verb: Verb, tutorials: dict[str, list[str]]) -> s
         return "\n".join([*lines, ""])
     lines += ["", "## All settings", "", "Any of them can follow the options as `key=value`.", ""]
     if command == "train":
-        lines += ["A run is put together from the groups of `conf/`; `cellfm train --cfg job` prints all of it.", ""]
+        words = "A run is put together from groups of `conf/`, here those of the small run; its `config.yaml` has all."
+        lines += [words, ""]
         files = [config, *(ROOT / "conf" / name for name in TRAIN_FILES)]
     else:
         files = [config]
@@ -141,7 +142,7 @@ TRAIN_FILES = (
     "data/files.yaml",
     "genes/default.yaml",
     "task/pretrain.yaml",
-    "optim/published.yaml",
+    "optim/adamw.yaml",
     "trainer/default.yaml",
     "callbacks/pretrain.yaml",
 )

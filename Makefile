@@ -13,13 +13,14 @@ ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup lock pretrain test lint format clean-venv
+.PHONY: help setup lock pretrain test lint format docs clean-venv
 
 help:
 	@echo 'make pretrain [ARGS="key=value ..."]   train the tiny model on the bundled cells, or go on where it stopped'
 	@echo 'make test [ARGS="-k name"]             run the tests'
 	@echo 'make lint                              style and types, as the pre-commit hooks check them'
 	@echo 'make format                            put the style right where that is mechanical'
+	@echo 'make docs                              build the documentation into build/site, warnings being errors'
 	@echo 'make setup                             build .venv only (every other target does so when needed)'
 	@echo 'make lock                              newest versions of all that is needed, into .ci/lock.txt'
 	@echo 'make clean-venv                        remove .venv'
@@ -52,6 +53,10 @@ lint: setup
 format: setup
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
+
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(RUN) -m mkdocs build --quiet --strict $(ARGS)
+	@echo "open build/site/index.html"
 
 clean-venv:
 	@rm -rf $(VENV)

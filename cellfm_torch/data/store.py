@@ -92,6 +92,7 @@ class Store:
         self.header = entries[0]
         self.sources = sorted((e for e in entries if e["kind"] == "source"), key=lambda entry: entry["number"])
         self.genes = self._read_genes()
+        self._check_synonyms()
         self.shards = [
             Shard(self.path / "shards" / shard["file"], shard["cells"], shard["sha256"], i)
             for i, source in enumerate(self.sources)
@@ -113,6 +114,14 @@ class Store:
         if hashlib.sha256(text).hexdigest() != self.header["genes_sha256"]:
             raise UserError(f"{path}: is not the gene list that the store was made with: restore it from a copy")
         return tuple(text.decode().split())
+
+    def _check_synonyms(self) -> None:
+        """Refuse synonyms that are no genes of the store, and sources that name another number of them."""
+        among = self.header["synonyms"]
+        digits = 2 * -(-len(among) // 8)
+        if not set(among) <= set(self.genes) or any(len(source["synonyms"]) != digits for source in self.sources):
+            manifest = self.path / store_manifest.NAME
+            raise UserError(f"{manifest}: synonyms are not those of the store's genes: restore it from a copy")
 
     def _skip(self) -> None:
         assert self._kept is not None

@@ -10,9 +10,8 @@ import importlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 
-from cellfm_torch import paths
+from cellfm_torch import __version__, paths
 from cellfm_torch.command_line import OneLineParser
 from cellfm_torch.errors import nearest
 from cellfm_torch.verb import Group, Option, Verb
@@ -25,8 +24,12 @@ def _quoted(value: str) -> str:
 
 
 def _verb_parser(name: str, verb: Verb, options: tuple[Option, ...]) -> OneLineParser:
+    description = verb.about or f"{verb.help[0].upper()}{verb.help[1:]}"
     parser = OneLineParser(
-        prog=f"cellfm {name}", description=f"{verb.help}.", epilog=f"example: {verb.example}", allow_abbrev=False
+        prog=f"cellfm {name}",
+        description=f"{description}.",
+        epilog=f"example: {verb.example}",
+        allow_abbrev=False,
     )
     for option in options:
         if "{}" in option.template:
@@ -44,33 +47,16 @@ def _verb_parser(name: str, verb: Verb, options: tuple[Option, ...]) -> OneLineP
     return parser
 
 
-def _listed(verbs: Mapping[str, Verb | Group]) -> str:
-    width = max(map(len, verbs))
-    return "\n".join(f"  {name:{width}}  {verb.help}" for name, verb in verbs.items())
-
-
-def _overview() -> str:
-    return (
-        "usage: cellfm VERB [options] [key=value ...]\n\nCellFM: a foundation model of human single-cell RNA.\n\n"
-        f"verbs:\n{_listed(VERBS)}\n\ncellfm VERB --help says more; cellfm --version prints the version."
-    )
-
-
-def _group_overview(name: str, group: Group) -> str:
-    return (
-        f"usage: cellfm {name} VERB [options] [key=value ...]\n\n{group.help[0].upper()}{group.help[1:]}.\n\n"
-        f"verbs:\n{_listed(group.verbs)}\n\ncellfm {name} VERB --help says more."
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console script; returns the exit code (2 for a mistake on the command line)."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     if not typed or typed[0] in ("-h", "--help"):
-        print(_overview())
+        from cellfm_torch.commands.overview import contents
+
+        print(contents())
         return 0
     if typed[0] == "--version":
-        print(f"cellfm_torch {version('cellfm_torch')}")
+        print(f"cellfm_torch {__version__}")
         return 0
     name, rest = typed[0], typed[1:]
     verb = VERBS.get(name)
@@ -78,13 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _unknown(name, VERBS, "cellfm")
     if isinstance(verb, Group):
         if not rest or rest[0] in ("-h", "--help"):
-            print(_group_overview(name, verb))
+            from cellfm_torch.commands.overview import group_contents
+
+            print(group_contents(name, verb))
             return 0
         if rest[0] not in verb.verbs:
             return _unknown(rest[0], verb.verbs, f"cellfm {name}")
         name, verb, rest = f"{name} {rest[0]}", verb.verbs[rest[0]], rest[1:]
-    module = importlib.import_module(verb.module)
-    code: int = module.main(rest if verb.options is None else _overrides(name, verb, verb.options, rest))
+    given = rest if verb.options is None else _overrides(name, verb, verb.options, rest)
+    code: int = importlib.import_module(verb.module).main(given)
     return code
 
 

@@ -176,7 +176,8 @@ def estimate(
     }
 
 
-def _parser() -> argparse.ArgumentParser:
+def parsers() -> list[argparse.ArgumentParser]:
+    """Return the options."""
     parser = OneLineParser(
         prog="cellfm estimate",
         description="Memory, arithmetic and expected speed of a model, before it runs.",
@@ -197,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--utilisation", type=float, metavar="U", help="share of that rate that is reached (default: as measured)")
     add("--json", action="store_true", help="print JSON, in bytes and operations")
     estimate_cluster.add_options(parser)
-    return parser
+    return [parser]
 
 
 def _run(given: argparse.Namespace) -> dict[str, Any]:
@@ -236,7 +237,7 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    given = _parser().parse_intermixed_args(arguments)
+    given = parsers()[0].parse_intermixed_args(arguments)
     try:
         result = _run(given)
     except UserError as problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -11,14 +12,8 @@ from cellfm_torch.errors import UserError
 USER_ERROR = 2
 
 
-def build(arguments: Sequence[str]) -> int:
-    """Compile HGNC's complete set; returns the exit code.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be read, or the table cannot be written.
-    """
+def parsers() -> list[argparse.ArgumentParser]:
+    """Return the options."""
     parser = OneLineParser(
         prog="cellfm genes build",
         description="Compile HGNC's complete set (tab separated: symbol, prev_symbol, alias_symbol, ensembl_gene_id), "
@@ -29,7 +24,18 @@ def build(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("hgnc_file", metavar="HGNC_FILE", help="hgnc_complete_set.txt, compressed or not")
     parser.add_argument("--output", metavar="FILE", help="where to write it (default: your cache folder)")
-    options = parser.parse_args(list(arguments))
+    return [parser]
+
+
+def build(arguments: Sequence[str]) -> int:
+    """Compile HGNC's complete set; returns the exit code.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, or the table cannot be written.
+    """
+    options = parsers()[0].parse_args(list(arguments))
 
     from cellfm_torch.data.gene_table import BUNDLED, GeneTable, cached_table
     from cellfm_torch.data.hgnc import read_hgnc

@@ -11,6 +11,7 @@ if not __package__:  # run as a script, perhaps uninstalled: make the checkout i
 
     __package__ = "cellfm_torch.convert"
 
+from cellfm_torch.command_line import complain
 from cellfm_torch.errors import UserError, naming
 
 from .options import of_mindspore
@@ -33,8 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         with stoppable(), naming(checkpoint):
             done = convert_file(checkpoint, Options(**given, dtype=dtype, validate=validate))
     except (UserError, OSError) as problem:
-        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
-        return 2
+        return complain(problem)
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130

@@ -12,6 +12,7 @@ if not __package__:  # run as a script, perhaps uninstalled: make the checkout i
 
     __package__ = "cellfm_torch.convert"
 
+from cellfm_torch.command_line import complain
 from cellfm_torch.errors import UserError, naming
 
 from .options import PARTS, of_scfoundation
@@ -60,8 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         with stoppable(), naming(checkpoint), Console(stderr=True).status(f"converting {checkpoint}"):
             done = convert_part(checkpoint, Options(**given, dtype=dtype, validate=validate))
     except (UserError, OSError) as problem:
-        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
-        return 2
+        return complain(problem)
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130

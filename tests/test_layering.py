@@ -22,6 +22,8 @@ ROOMS = {
         "files",
         "job_folder",
         "command_line",
+        "answers",
+        "pages",
         "verb",
         "verbs",
         "memory",

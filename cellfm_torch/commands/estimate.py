@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cellfm_torch.command_line import OneLineParser
+from cellfm_torch.answers import answer
+from cellfm_torch.command_line import OneLineParser, complain
 from cellfm_torch.commands import estimate_cluster
 from cellfm_torch.errors import UserError, nearest
 
@@ -241,8 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = _run(given)
     except UserError as problem:
-        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
-        return 2
+        return complain(problem)
+    answer(**result)
     if given.json:
         print(json.dumps(result, indent=2))
     elif given.gpus:

@@ -6,10 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cellfm_torch.command_line import OneLineParser
+from cellfm_torch.command_line import OneLineParser, complain
 from cellfm_torch.errors import UserError
-
-USER_ERROR = 2
 
 
 def parsers() -> list[argparse.ArgumentParser]:
@@ -59,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return build(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as problem:
-        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
-        return USER_ERROR
+        return complain(problem)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def contents() -> str:
             f"  {VERBS['embed'].example}",  # type: ignore[union-attr]
             *chapters,
             f"more\n  {'VERB --help':{width}}  options, an example, where all keys are listed\n"
+            f"  {'VERB ... --json':{width}}  one JSON object at the end, for machines\n"
             f"  {'--version':{width}}  version of this package",
             f"exit codes\n{codes}",
         )

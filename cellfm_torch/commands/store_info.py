@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cellfm_torch.command_line import OneLineParser
+from cellfm_torch.command_line import OneLineParser, complain
 from cellfm_torch.errors import UserError
 
 MOST_SOURCES = 20
@@ -72,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _info(options)
     except UserError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
+        return complain(problem)
 
 
 if __name__ == "__main__":

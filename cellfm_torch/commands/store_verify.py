@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cellfm_torch.command_line import OneLineParser
+from cellfm_torch.command_line import OneLineParser, complain
 from cellfm_torch.errors import UserError
 
 
@@ -24,7 +24,7 @@ def _verify(options: Any) -> int:
     shards = track(store.shards, "checking", console=console, disable=not console.is_terminal, transient=True)
     problems += [problem for shard in shards if (problem := check_shard(store, shard))]
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        complain(problem, page="files")
     if problems:
         return 2
     console.print(
@@ -51,8 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _verify(options)
     except UserError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
+        return complain(problem)
 
 
 if __name__ == "__main__":

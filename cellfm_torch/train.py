@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 from cellfm_torch.quiet import quiet_lightning
 
@@ -53,6 +54,7 @@ def train(cfg: Any) -> int:
                 network.save_pretrained(folder.model)
             done = dict(trainer.test(task, datamodule=data, weights_only=True, verbose=False)[0])
             folder.finish(done)
+    answer(run_dir=folder.path, model=folder.model, metrics=done)
     console.print(task.summary(done))
     console.print(_next_steps(folder.path, cfg), highlight=False, soft_wrap=True)
     return 0

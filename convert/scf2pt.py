@@ -12,6 +12,7 @@ if not __package__:  # run as a script, perhaps uninstalled: make the checkout i
 
     __package__ = "cellfm_torch.convert"
 
+from cellfm_torch.answers import answer
 from cellfm_torch.command_line import complain
 from cellfm_torch.errors import UserError, naming
 
@@ -65,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
+    answer(output=done.folder, parameters=done.parameters)
     show(done)
     return 0
 

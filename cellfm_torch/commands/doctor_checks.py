@@ -43,7 +43,7 @@ def python() -> Iterator[Finding]:
         advice = "pip install -e . in the checkout, to have versions checked"
         yield Finding("note", "python", f"{platform.python_version()}; {DISTRIBUTION} is not installed", advice)
         return
-    bounds = SpecifierSet(about.json.get("requires_python") or "")
+    bounds = SpecifierSet(str(about.json.get("requires_python") or ""))
     if bounds.contains(platform.python_version(), prereleases=True):
         yield Finding("ok", "python", f"{platform.python_version()} at {sys.executable}")
     else:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from cellfm_torch.answers import answer
 from cellfm_torch.command_line import OneLineParser, complain
 from cellfm_torch.errors import UserError
 
@@ -45,6 +46,7 @@ def build(arguments: Sequence[str]) -> int:
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror}): choose --output=FILE") from None
     others = {kind: sum(len(getattr(gene, kind)) for gene in table.genes) for kind in ("previous", "alias")}
+    answer(output=output, genes=len(table))
     print(
         f"{output}: {len(table):,} genes, {len(table.ensembl):,} Ensembl ids, {others['previous']:,} previous symbols, "
         f"{others['alias']:,} aliases"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cellfm_torch import __version__
+from cellfm_torch.answers import answer
 from cellfm_torch.command_line import USER_ERROR, complain
 from cellfm_torch.commands import hydra_app
 
@@ -69,6 +70,7 @@ def prepare(cfg: Any) -> int:
 
 
 def _say(console: Any, store: Any, outcome: Any) -> None:
+    answer(output=store.path, added=len(outcome.added), files=len(store.sources), cells=len(store))
     cells = sum(entry["cells"] for entry in outcome.added)
     size = sum(shard["bytes"] for source in store.sources for shard in source["shards"])
     known = f", {len(outcome.known):,} were there already" if outcome.known else ""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.command_line import OneLineParser, complain
 from cellfm_torch.errors import UserError
 
@@ -30,6 +31,7 @@ def _info(options: Any) -> int:
         f"obs: {', '.join(store.columns) or 'nothing'}",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    answer(store=store.path, cells=len(store), files=len(store.sources), genes=len(store.genes), bytes=size)
     table = Table(box=None, pad_edge=False)
     table.add_column("file", overflow="ellipsis", no_wrap=True, max_width=32)
     for heading in ("cells", "genes matched", "counts kept", "counts", "genes", "mito"):

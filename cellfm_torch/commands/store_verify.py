@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.command_line import OneLineParser, complain
 from cellfm_torch.errors import UserError
 
@@ -23,6 +24,7 @@ def _verify(options: Any) -> int:
     problems = check_store(store)
     shards = track(store.shards, "checking", console=console, disable=not console.is_terminal, transient=True)
     problems += [problem for shard in shards if (problem := check_shard(store, shard))]
+    answer(store=store.path, cells=len(store), shards=len(store.shards), problems=problems)
     for problem in problems:
         complain(problem, page="files")
     if problems:

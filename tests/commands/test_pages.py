@@ -53,7 +53,7 @@ MISTAKES = [
     ("embed cells.h5ad --model half", "models"),
     ("convert scaled.h5ad", "models"),
     ("export nowhere --output x", "models"),
-    ("embed scaled.h5ad --model model data.min_genes=0", "cells"),
+    ("embed scaled.h5ad --model model", "cells"),
     ("integrate cells.h5ad --batch donor --model model", "cells"),
     ("embed strange.h5ad --model model", "genes"),
     ("genes build nowhere.txt", "genes"),

@@ -13,7 +13,7 @@ from benchmarks.report import RESULTS, show, stem_of, write
 from benchmarks.settings import DTYPES, Settings
 
 THEMES = ("retention", "train", "embed", "memory", "scfoundation", "bulk")
-SCRIPTS = ("atlas", "chem", "convert", "enhance", "loader", "parity", "perturb")
+SCRIPTS = ("atlas", "chem", "convert", "enhance", "loader", "parity", "perturb", "startup")
 """Benchmarks with options of their own; also runnable as ``python benchmarks/NAME.py``."""
 
 DEFAULT_REPEATS = {"embed": 24, "train": 7, "retention": 5, "memory": 1, "scfoundation": 4, "bulk": 1}

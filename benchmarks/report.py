@@ -25,6 +25,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "cells": ("cells", "{:,}"),
     "cells_per_second": ("cells/s", "{:.2f}"),
     "tokens_per_second": ("tokens/s", "{:,.0f}"),
+    "milliseconds": ("ms", "{:.0f}"),
+    "processor_milliseconds": ("ms of processor", "{:.0f}"),
     "microseconds_per_token": ("us per token", "{:.3g}"),
     "useful_utilisation": ("U", "{:.2f}"),
     "ratio_to_peer": ("ratio to peer", "{:.2f}"),

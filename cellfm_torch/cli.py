@@ -10,13 +10,16 @@ import importlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 
-from cellfm_torch import paths
-from cellfm_torch.command_line import OneLineParser
+from cellfm_torch import __version__, paths
+from cellfm_torch.answers import answer, answered
+from cellfm_torch.command_line import OneLineParser, complain
 from cellfm_torch.errors import nearest
 from cellfm_torch.verb import Group, Option, Verb
 from cellfm_torch.verbs import VERBS
+
+JSON = "--json"
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
 def _quoted(value: str) -> str:
@@ -25,8 +28,12 @@ def _quoted(value: str) -> str:
 
 
 def _verb_parser(name: str, verb: Verb, options: tuple[Option, ...]) -> OneLineParser:
+    description = verb.about or f"{verb.help[0].upper()}{verb.help[1:]}"
     parser = OneLineParser(
-        prog=f"cellfm {name}", description=f"{verb.help}.", epilog=f"example: {verb.example}", allow_abbrev=False
+        prog=f"cellfm {name}",
+        description=f"{description}.",
+        epilog=f"example: {verb.example}",
+        allow_abbrev=False,
     )
     for option in options:
         if "{}" in option.template:
@@ -36,6 +43,8 @@ def _verb_parser(name: str, verb: Verb, options: tuple[Option, ...]) -> OneLineP
         else:
             text = f"{option.help} [{option.template}]"
             parser.add_argument(option.flag, dest=option.key, action="store_true", help=text)
+    text = "end with one line of JSON: exit_code, what was written, numbers; all else goes to stderr"
+    parser.add_argument(JSON, action="store_true", help=text)
     if verb.words:
         parser.usage = f"cellfm {name} {verb.words[1]} ... [options] [key=value ...]"
     file = paths.CONF / f"{name.replace(' ', '_')}.yaml"
@@ -44,54 +53,52 @@ def _verb_parser(name: str, verb: Verb, options: tuple[Option, ...]) -> OneLineP
     return parser
 
 
-def _listed(verbs: Mapping[str, Verb | Group]) -> str:
-    width = max(map(len, verbs))
-    return "\n".join(f"  {name:{width}}  {verb.help}" for name, verb in verbs.items())
-
-
-def _overview() -> str:
-    return (
-        "usage: cellfm VERB [options] [key=value ...]\n\nCellFM: a foundation model of human single-cell RNA.\n\n"
-        f"verbs:\n{_listed(VERBS)}\n\ncellfm VERB --help says more; cellfm --version prints the version."
-    )
-
-
-def _group_overview(name: str, group: Group) -> str:
-    return (
-        f"usage: cellfm {name} VERB [options] [key=value ...]\n\n{group.help[0].upper()}{group.help[1:]}.\n\n"
-        f"verbs:\n{_listed(group.verbs)}\n\ncellfm {name} VERB --help says more."
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console script; returns the exit code (2 for a mistake on the command line)."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     if not typed or typed[0] in ("-h", "--help"):
-        print(_overview())
+        from cellfm_torch.commands.overview import contents
+
+        print(contents())
         return 0
     if typed[0] == "--version":
-        print(f"cellfm_torch {version('cellfm_torch')}")
+        print(f"cellfm_torch {__version__}")
         return 0
-    name, rest = typed[0], typed[1:]
+    if JSON in typed:
+        words = [word for word in typed if word != JSON]
+        depth = 2 if isinstance(VERBS.get(words[0] if words else ""), Group) else 1
+        return answered(" ".join(words[:depth]), lambda: _run(words))
+    return _run(typed)
+
+
+def _run(typed: list[str]) -> int:
+    """Run a verb."""
+    name, rest = typed[0] if typed else "", typed[1:]
     verb = VERBS.get(name)
     if verb is None:
         return _unknown(name, VERBS, "cellfm")
     if isinstance(verb, Group):
         if not rest or rest[0] in ("-h", "--help"):
-            print(_group_overview(name, verb))
+            from cellfm_torch.commands.overview import group_contents
+
+            print(group_contents(name, verb))
             return 0
         if rest[0] not in verb.verbs:
             return _unknown(rest[0], verb.verbs, f"cellfm {name}")
         name, verb, rest = f"{name} {rest[0]}", verb.verbs[rest[0]], rest[1:]
-    module = importlib.import_module(verb.module)
-    code: int = module.main(rest if verb.options is None else _overrides(name, verb, verb.options, rest))
+    try:
+        given = rest if verb.options is None else _overrides(name, verb, verb.options, rest)
+        code: int = importlib.import_module(verb.module).main(given)
+    except KeyboardInterrupt:  # where the command itself has nothing to say about it
+        print("interrupted", file=sys.stderr)
+        answer(error="interrupted")
+        return INTERRUPTED
     return code
 
 
 def _unknown(word: str, verbs: Mapping[str, Verb | Group], command: str) -> int:
     what = f"{command.removeprefix('cellfm')} {word}".strip()
-    print(f"error: there is no verb '{what}'{nearest(word, verbs)} See {command} --help", file=sys.stderr)
-    return 2
+    return complain(f"there is no verb '{what}'{nearest(word, verbs)} See {command} --help")
 
 
 def _overrides(name: str, verb: Verb, known: tuple[Option, ...], typed: Sequence[str]) -> list[str]:

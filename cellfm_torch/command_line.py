@@ -1,4 +1,4 @@
-"""How every command of this project reads its arguments."""
+"""How every command of this project reads its arguments, and says what is wrong with them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,29 @@ import argparse
 import sys
 from typing import NoReturn
 
+from cellfm_torch.answers import answer
 from cellfm_torch.errors import nearest
+from cellfm_torch.pages import page_of
+
+USER_ERROR = 2  # exit code of everything the user can put right
+
+
+def complain(problem: BaseException | str, *, page: str | None = None) -> int:
+    """Print one line about something the user can put right, and the page that helps; returns the exit code.
+
+    Parameters
+    ----------
+    problem
+        What was caught, or the message.
+    page
+        One of :data:`.pages.PAGES`; by default the one for the module that noticed it.
+    """
+    message = " ".join(str(problem).split())
+    if page is None:
+        page = "command-line" if isinstance(problem, str) else page_of(problem)
+    print(f"error: {message} [cellfm help {page}]", file=sys.stderr)
+    answer(error=message, page=page)
+    return USER_ERROR
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -19,5 +41,4 @@ class OneLineParser(argparse.ArgumentParser):
             word = message.split(": ", 1)[1].split()[0]
             flags = [flag for action in self._actions for flag in action.option_strings]
             message, hint = f"there is no option {word}", nearest(word, flags)
-        print(f"error: {message}{hint} See {self.prog} --help", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(complain(f"{message}{hint} See {self.prog} --help"))

@@ -12,7 +12,18 @@ class UserError(ValueError):
 
     The message is one line: what is wrong, where (file, row, gene, option), and what to do. Commands print it
     without a traceback and exit with code 2.
+
+    Parameters
+    ----------
+    message
+        The line.
+    page
+        The page on troubleshooting that helps, where it is not that of the module (see :mod:`cellfm_torch.pages`).
     """
+
+    def __init__(self, *message: object, page: str | None = None) -> None:
+        super().__init__(*message)
+        self.page = page
 
 
 @contextmanager

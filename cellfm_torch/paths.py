@@ -10,6 +10,10 @@ PACKAGE = Path(__file__).resolve().parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 """Hydra's configuration: inside the package in a wheel, beside it in a checkout."""
 
+_DOCS = PACKAGE.parent / "docs" / "troubleshooting"
+TROUBLESHOOTING = _DOCS if _DOCS.is_dir() else PACKAGE / "troubleshooting"
+"""Pages on what may go wrong, PAGE.md: in docs/ in a checkout, inside the package in a wheel."""
+
 VOCAB = PACKAGE / "data" / "vocab"
 """Gene lists in checkpoint order, one symbol a line."""
 

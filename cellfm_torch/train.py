@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 from cellfm_torch.quiet import quiet_lightning
 
@@ -55,6 +56,7 @@ def train(cfg: Any) -> int:
                 console.print(f"{stop}; saved in {folder.path}. Go on with the same command and resume=true.")
                 return stop.exit_code
             folder.finish(done)
+    answer(run_dir=folder.path, model=folder.model, metrics=done)
     console.print(task.summary(done))
     console.print(_next_steps(folder.path, cfg), highlight=False, soft_wrap=True)
     return 0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """An alias of a configuration key.
 
     Attributes
@@ -19,12 +18,15 @@ class Option:
         One line, with the unit.
     default
         Value used when the flag is not given; None leaves the key alone.
+    also
+        Another spelling, which earlier versions had.
     """
 
     flag: str
     template: str
     help: str
     default: str | None = None
+    also: str | None = None
 
     @property
     def key(self) -> str:
@@ -32,13 +34,13 @@ class Option:
         return self.flag.lstrip("-").replace("-", "_")
 
 
-@dataclass(frozen=True)
-class Verb:
+class Verb(NamedTuple):
     """One command: the module whose ``main(arguments)`` runs it, and its options.
 
     `arguments` are overrides of the configuration; with `options` None they are what was typed, for a command that
-    has no configuration and reads options of its own. Words that are no ``key=value`` become the list `words`, a key
-    of the configuration and its name in the help, where the verb takes any.
+    has no configuration and reads options of its own, those of the module's ``parsers()``. Words that are no
+    ``key=value`` become the list `words`, a key of the configuration and its name in the help, where the verb takes
+    any. `help` fits into the table of contents; `about`, where there is more to say, stands in the verb's own help.
     """
 
     module: str
@@ -46,10 +48,10 @@ class Verb:
     options: tuple[Option, ...] | None
     example: str
     words: tuple[str, str] | None = None
+    about: str = ""
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Verbs of one subject, ``cellfm NAME VERB``; the configuration of one is conf/NAME_VERB.yaml."""
 
     help: str

@@ -21,9 +21,10 @@ from cellfm_torch.model.checkpoint import WEIGHTS, folder_texts
 
 from .folder import RECORD, TRAINING, check_output, fresh_folder
 from .heads import HEADS
-from .mindspore_backend import MODES, through_mindspore
+from .mindspore_backend import through_mindspore
 from .mindspore_ckpt import SUFFIXES, Source
 from .network import Layout, recognise
+from .options import MODES
 from .outputs import FLOAT32, FLOAT32_LORA, HALF, compare_outputs, recording_of
 from .report import copying
 from .training_state import write_training_state

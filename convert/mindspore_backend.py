@@ -16,8 +16,7 @@ from tempfile import TemporaryDirectory
 
 from cellfm_torch.errors import UserError
 
-PYTHON = "CELLFM_MINDSPORE_PYTHON"
-MODES = ("AES-GCM", "AES-CBC", "SM4-CBC")
+from .options import PYTHON
 
 # The key comes by standard input: arguments and environment can be read by other processes.
 PROGRAM = """

@@ -14,7 +14,7 @@ if not __package__:  # run as a script, perhaps uninstalled: make the checkout i
 
     __package__ = "cellfm_torch.convert"
 
-from cellfm_torch.command_line import OneLineParser
+from cellfm_torch.command_line import OneLineParser, complain
 from cellfm_torch.errors import UserError
 from cellfm_torch.files import written_beside
 from cellfm_torch.model.checkpoint import CONFIG, WEIGHTS
@@ -116,8 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         count = write_checkpoint(given.folder, output)
     except (UserError, OSError) as problem:
-        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
-        return 2
+        return complain(problem)
     print(f"{output}: {count} tensors; the licence of the weights holds for it too")
     return 0
 

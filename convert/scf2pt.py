@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if not __package__:  # run as a script, perhaps uninstalled: make the checkout importable (PEP 366)
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -12,32 +12,14 @@ if not __package__:  # run as a script, perhaps uninstalled: make the checkout i
 
     __package__ = "cellfm_torch.convert"
 
-from cellfm_torch.command_line import OneLineParser
+from cellfm_torch.answers import answer
+from cellfm_torch.command_line import complain
 from cellfm_torch.errors import UserError, naming
 
-from .folder import stoppable
-from .scf_ckpt import PARTS
-from .scf_conversion import Done, Options, convert_part
-from .write import DTYPE_OPTIONS
+from .options import PARTS, of_scfoundation
 
-
-def parser(program: str) -> argparse.ArgumentParser:
-    """Return the command's options."""
-    made = OneLineParser(
-        prog=program,
-        description="scFoundation's models.ckpt -> model folder for load_model.",
-        epilog=f"example: {program} models.ckpt --part gene",
-        allow_abbrev=False,
-    )
-    add = made.add_argument
-    add("checkpoint", type=Path, help="models.ckpt as published: parts cell, gene and rde")
-    parts = "; ".join(f"{name}: {use}" for name, use in PARTS.items())
-    add("--part", choices=tuple(PARTS), default="cell", help=f"which weights (default: cell). {parts}")
-    add("--output", type=Path, metavar="FOLDER", help="folder to write (default: beside the checkpoint)")
-    add("--dtype", choices=DTYPE_OPTIONS, help="of the written weights (default: as in the checkpoint)")
-    add("--genes", type=Path, metavar="FILE", help="one gene symbol a line, for a vocabulary of your own")
-    add("--skip-validation", action="store_true", help="do not read the result back and compare")
-    return made
+if TYPE_CHECKING:
+    from .scf_conversion import Done
 
 
 def show(done: Done) -> None:
@@ -66,20 +48,25 @@ def show(done: Done) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    given = vars(of_scfoundation("scf2pt.py" if __name__ == "__main__" else "cellfm convert").parse_args(arguments))
+    # Imported here, or help would wait for torch.
     from rich.console import Console
 
-    given = vars(parser("scf2pt.py" if __name__ == "__main__" else "cellfm convert").parse_args(arguments))
+    from .folder import stoppable
+    from .scf_conversion import Options, convert_part
+    from .write import DTYPE_OPTIONS
+
     checkpoint, validate = given.pop("checkpoint"), not given.pop("skip_validation")
     dtype = DTYPE_OPTIONS[name] if (name := given.pop("dtype")) else None
     try:
         with stoppable(), naming(checkpoint), Console(stderr=True).status(f"converting {checkpoint}"):
             done = convert_part(checkpoint, Options(**given, dtype=dtype, validate=validate))
     except (UserError, OSError) as problem:
-        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
-        return 2
+        return complain(problem)
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
+    answer(output=done.folder, parameters=done.parameters)
     show(done)
     return 0
 

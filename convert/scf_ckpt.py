@@ -16,12 +16,8 @@ from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.files import check_stored, refused_class
 from cellfm_torch.model import ScFoundationConfig
 
-PARTS = {
-    "cell": "cell embeddings",
-    "gene": "gene embeddings and expression",
-    "rde": "cell embeddings for read-depth enhancement",
-}
-ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+from .options import PARTS
+
 MODEL = "mae_autobin"
 # What else the published code could be configured to; it would be another network with tensors of the same names.
 FIXED = {("encoder", "module_type"): "transformer", ("encoder", "norm_first"): False}
@@ -34,15 +30,6 @@ class Part:
 
     config: ScFoundationConfig
     tensors: dict[str, Tensor]
-
-
-def is_torch_file(path: Path) -> bool:
-    """Tell a file of torch.save from a MindSpore checkpoint, by its first bytes."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(LEGACY)).startswith((ZIP, LEGACY))
-    except OSError:
-        return False
 
 
 def read_part(path: Path, part: str) -> Part:

@@ -24,6 +24,8 @@ ROOMS = {
         "job_folder",
         "lost",
         "command_line",
+        "answers",
+        "pages",
         "verb",
         "verbs",
         "memory",

@@ -15,8 +15,8 @@ import pytest
 import cellfm_torch
 
 ROOT = Path(__file__).resolve().parents[1]
-MAPPED = ("conf", "convert")
-"""Folders at the root that travel inside the package."""
+MAPPED = {"conf": "conf", "convert": "convert", "docs/troubleshooting": "troubleshooting"}
+"""Folders outside the package that travel inside it, and what they are called there."""
 
 
 def files_on_disk() -> set[str]:
@@ -25,8 +25,10 @@ def files_on_disk() -> set[str]:
     for folder in ("cellfm_torch", *MAPPED):
         for file in (ROOT / folder).rglob("*"):
             if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".part":
-                name = file.relative_to(ROOT).as_posix()
-                names.add(name if folder == "cellfm_torch" else f"cellfm_torch/{name}")
+                name = file.relative_to(ROOT / folder).as_posix()
+                names.add(
+                    f"cellfm_torch/{name}" if folder == "cellfm_torch" else f"cellfm_torch/{MAPPED[folder]}/{name}"
+                )
     return names
 
 
@@ -65,7 +67,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_packages_are_those_on_disk(setup_cfg: configparser.ConfigParser) -> None:
     listed = setup_cfg["options"]["packages"].split()
-    packages = {f"cellfm_torch.{folder}" for folder in MAPPED}
+    packages = {f"cellfm_torch.{name}" for name in MAPPED.values()}
     packages |= {".".join(file.relative_to(ROOT).parent.parts) for file in (ROOT / "cellfm_torch").rglob("__init__.py")}
     assert sorted(listed) == sorted(packages)
 
@@ -78,6 +80,7 @@ def test_wheel_holds_every_file(wheel: Path) -> None:
     assert notices == {"LICENSE", "NOTICE"}
     # A wrong path above would compare two empty lists.
     assert {"cellfm_torch/py.typed", "cellfm_torch/conf/train.yaml", "cellfm_torch/convert/ms2pt.py"} <= packed
+    assert any(name.startswith("cellfm_torch/troubleshooting/") for name in packed)
 
 
 def test_wheel_finds_its_files(wheel: Path, tmp_path: Path) -> None:

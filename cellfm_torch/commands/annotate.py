@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cellfm_torch import __version__
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 from cellfm_torch.quiet import quiet_lightning
 
@@ -63,6 +64,7 @@ def annotate(cfg: Any) -> int:
         _write_cells(labelled, output)
         columns = "cellfm_label, cellfm_probability, cellfm_runner_up, cellfm_unknown"
         console.print(f"labels:  {output}, obs {columns}", highlight=False, soft_wrap=True)
+    answer(results=results, output=output, scores=found.summary() if job.plan(seeds[0]) else [])
     console.print(f"results: {results}", highlight=False, soft_wrap=True)
     return 0
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 from cellfm_torch.processes import rank
 from cellfm_torch.quiet import quiet_lightning
@@ -41,6 +42,7 @@ def run(cfg: Any) -> int:
         return hydra_app.interrupted(output.with_name(f"{output.name}.parts"))
     if rank():
         return 0
+    answer(output=output, cells=adata.n_obs, genes=adata.n_vars)
     shapes = ", ".join(f"obsm['{key}'] {x.shape[1]} wide" for key, x in adata.obsm.items() if key.startswith(cfg.key))
     flagged = adata.obs[WARNING_COLUMN][adata.obs[WARNING_COLUMN] != NONE].value_counts()
     warned = "".join(f"\nwarning: {n:,} cells with {why}" for why, n in flagged.items() if n)

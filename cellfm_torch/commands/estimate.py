@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cellfm_torch.command_line import OneLineParser
+from cellfm_torch.answers import answer
+from cellfm_torch.command_line import OneLineParser, complain
 from cellfm_torch.commands import estimate_cluster
 from cellfm_torch.errors import UserError, nearest
 
@@ -176,7 +177,8 @@ def estimate(
     }
 
 
-def _parser() -> argparse.ArgumentParser:
+def parsers() -> list[argparse.ArgumentParser]:
+    """Return the options."""
     parser = OneLineParser(
         prog="cellfm estimate",
         description="Memory, arithmetic and expected speed of a model, before it runs.",
@@ -197,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--utilisation", type=float, metavar="U", help="share of that rate that is reached (default: as measured)")
     add("--json", action="store_true", help="print JSON, in bytes and operations")
     estimate_cluster.add_options(parser)
-    return parser
+    return [parser]
 
 
 def _run(given: argparse.Namespace) -> dict[str, Any]:
@@ -236,12 +238,12 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    given = _parser().parse_intermixed_args(arguments)
+    given = parsers()[0].parse_intermixed_args(arguments)
     try:
         result = _run(given)
     except UserError as problem:
-        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
-        return 2
+        return complain(problem)
+    answer(**result)
     if given.json:
         print(json.dumps(result, indent=2))
     elif given.gpus:

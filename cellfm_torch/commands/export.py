@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 from cellfm_torch.errors import UserError, shortened
 
@@ -29,7 +30,10 @@ def export(cfg: Any) -> int:
 
     from cellfm_torch.distributed.checkpoints import recover
 
-    given, output = Path(cfg.checkpoint).expanduser(), Path(cfg.output).expanduser()
+    named = [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint)
+    if len(named) != 1:
+        raise UserError(f"checkpoint={','.join(map(str, named))}: give one run folder or checkpoint")
+    given, output = Path(named[0]).expanduser(), Path(cfg.output).expanduser()
     inside = given / "checkpoints" / "last.ckpt"
     checkpoint = recover(inside if (given / "config.yaml").is_file() else given)
     if not checkpoint.exists():
@@ -43,6 +47,7 @@ def export(cfg: Any) -> int:
     fill(network, tensors_of(checkpoint), checkpoint)
     network.save_pretrained(output)
     weights = sum(p.numel() for p in network.parameters())
+    answer(output=output, weights=weights)
     Console().print(
         f"model of {weights:,} weights\nwritten:  {output}\nuse:      cellfm_torch.load_model('{output}')",
         highlight=False,

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
-from cellfm_torch.command_line import OneLineParser
+from cellfm_torch.answers import answer
+from cellfm_torch.command_line import OneLineParser, complain
 from cellfm_torch.errors import UserError
 
-USER_ERROR = 2
 
-
-def build(arguments: Sequence[str]) -> int:
-    """Compile HGNC's complete set; returns the exit code.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be read, or the table cannot be written.
-    """
+def parsers() -> list[argparse.ArgumentParser]:
+    """Return the options."""
     parser = OneLineParser(
         prog="cellfm genes build",
         description="Compile HGNC's complete set (tab separated: symbol, prev_symbol, alias_symbol, ensembl_gene_id), "
@@ -29,7 +23,18 @@ def build(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("hgnc_file", metavar="HGNC_FILE", help="hgnc_complete_set.txt, compressed or not")
     parser.add_argument("--output", metavar="FILE", help="where to write it (default: your cache folder)")
-    options = parser.parse_args(list(arguments))
+    return [parser]
+
+
+def build(arguments: Sequence[str]) -> int:
+    """Compile HGNC's complete set; returns the exit code.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, or the table cannot be written.
+    """
+    options = parsers()[0].parse_args(list(arguments))
 
     from cellfm_torch.data.gene_table import BUNDLED, GeneTable, cached_table
     from cellfm_torch.data.hgnc import read_hgnc
@@ -41,6 +46,7 @@ def build(arguments: Sequence[str]) -> int:
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror}): choose --output=FILE") from None
     others = {kind: sum(len(getattr(gene, kind)) for gene in table.genes) for kind in ("previous", "alias")}
+    answer(output=output, genes=len(table))
     print(
         f"{output}: {len(table):,} genes, {len(table.ensembl):,} Ensembl ids, {others['previous']:,} previous symbols, "
         f"{others['alias']:,} aliases"
@@ -53,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return build(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as problem:
-        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
-        return USER_ERROR
+        return complain(problem)
 
 
 if __name__ == "__main__":

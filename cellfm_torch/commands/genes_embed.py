@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 
 
@@ -47,6 +48,7 @@ def run(cfg: Any) -> int:
     shapes = ", ".join(f"obsm['{key}'] {x.shape[1]} wide" for key, x in list(genes.obsm.items())[:3])
     more = f" and {len(genes.obsm) - 3} more" if len(genes.obsm) > 3 else ""
     console.print(f"{genes.n_obs:,} genes: {shapes}{more}", highlight=False, markup=False, soft_wrap=True)
+    answer(output=output)
     console.print(f"written: {output}", highlight=False, markup=False, soft_wrap=True)
     if parquet is not None:
         write_table(embedding_table(genes), parquet)

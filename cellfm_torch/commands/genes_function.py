@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 from cellfm_torch.quiet import quiet_lightning
 
@@ -52,6 +53,7 @@ def run(cfg: Any) -> int:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     _save(result, summary, settings, results)
     shutil.rmtree(keep, ignore_errors=True)
+    answer(results=results)
     console.print(f"results: {results}", highlight=False, markup=False, soft_wrap=True)
     return 0
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 
 MARK = "cellfm_genes"
@@ -52,6 +53,7 @@ def run(cfg: Any) -> int:
     console.print(_table(found.comparison))
     _save(found, settings, results, says, networks)
     shutil.rmtree(keep, ignore_errors=True)
+    answer(results=results)
     console.print(f"results: {results}", highlight=False, markup=False, soft_wrap=True)
     return 0
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 
 EDGES_DRAWN = 150
@@ -62,6 +63,7 @@ def run(cfg: Any) -> int:
         first = "; ".join(f"{edge.gene} <- {edge.source}" for edge in one.edges(5).itertuples())
         line = f"{group}: {one.cells:,} cells, {len(one.genes):,} genes, {len(one.layers)} layers; strongest: {first}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    answer(results=results)
     console.print(f"results: {results}: GROUP.h5ad, .edges.csv, .cls.csv, .graphml, .png, .pdf", highlight=False)
     return 0
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 
 
@@ -58,6 +59,7 @@ def run(cfg: Any) -> int:
     )
     pictures = ", genes.png, .pdf" if drawn else ""
     files = f"genes.csv, agreement.csv, cells.h5ad{pictures}"
+    answer(results=results)
     console.print(f"results: {results}: {files}", highlight=False, soft_wrap=True)
     return 0
 

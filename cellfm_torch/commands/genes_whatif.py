@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 
 SHOWN = 10
@@ -45,6 +46,7 @@ def run(cfg: Any) -> int:
     console = Console()
     console.print(_table(found))
     _draw(found, results)
+    answer(results=results)
     console.print(f"results: {results}: genes.csv, edits.csv, genes.png, .pdf", highlight=False, soft_wrap=True)
     return 0
 

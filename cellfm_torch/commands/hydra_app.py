@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cellfm_torch import paths, processes
+from cellfm_torch.answers import answer
+from cellfm_torch.command_line import complain
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.files import not_written
 from cellfm_torch.lost import lost
+from cellfm_torch.pages import page_of
 from cellfm_torch.verbs import verb_of
 
-USER_ERROR = 2  # exit code of everything the user can put right
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
@@ -81,9 +83,10 @@ def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> 
             _check_values(cfg, config=config, overrides=overrides)
             result = job(cfg)
         except (UserError, HydraException, OmegaConfBaseException) as problem:  # here, or Hydra prints lines of its own
-            result = _complain(explain(problem, config=config))
+            result = complain(explain(problem, config=config), page=page_of(problem))
         except KeyboardInterrupt:
             print("interrupted: give the same command again", file=sys.stderr)
+            answer(error="interrupted")
             result = INTERRUPTED
         except SystemExit as stop:
             if type(stop).__name__ != "SIGTERMException":  # of Lightning, which would end with exit code 0
@@ -91,10 +94,13 @@ def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> 
             print("stopped by SIGTERM: give the same command again", file=sys.stderr)
             result = 128 + signal.SIGTERM
         except Exception as problem:
+            if type(problem).__name__ == "MisconfigurationException":  # Lightning's word for options that cannot be
+                result = complain(problem, page="install" if "ccelerator" in str(problem) else "training")
+                return
             said = not_written(problem) or lost(problem)
             if said is None:
                 raise
-            result = _complain(said)
+            result = complain(said, page="files")
 
     # Read when torch loads its OpenMP. Waiting threads that spin for long make training several times slower as soon
     # as another program wants a core; a short spin costs 7 % on an idle machine.
@@ -111,7 +117,7 @@ def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> 
     try:
         hydra.main(version_base="1.3", config_path=str(paths.CONF), config_name=config)(task)()
     except (HydraException, OmegaConfBaseException) as problem:
-        return _complain(explain(problem, config=config))
+        return complain(explain(problem, config=config), page=page_of(problem))
     finally:
         sys.argv, warnings.formatwarning = saved, formatted
     return result
@@ -186,12 +192,8 @@ def interrupted(keep: Path | None = None) -> int:
     """
     kept = f"what is done is kept in {keep}; the same command goes on"
     print(f"interrupted: {kept if keep is not None and keep.exists() else 'nothing was written'}", file=sys.stderr)
+    answer(error="interrupted")
     return INTERRUPTED
-
-
-def _complain(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return USER_ERROR
 
 
 def explain(problem: Exception, *, config: str) -> str:

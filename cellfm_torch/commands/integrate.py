@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cellfm_torch import __version__
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 from cellfm_torch.quiet import quiet_lightning
 
@@ -144,6 +145,7 @@ def _say(console: Any, table: Any) -> None:
 def _next_steps(console: Any, output: Path, scored: bool) -> None:
     stem = output.with_suffix("")
     scores = f"\nscores: {stem}.scores.csv, .png, .pdf" if scored else ""
+    answer(output=output)
     console.print(f"cells:  {output}, obsm['X_cellfm']{scores}", highlight=False, soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 
 
@@ -40,6 +41,7 @@ def run(cfg: Any) -> int:
     write_table(table, output)
     console = Console()
     console.print(_table(table.head(options["top"]), f"{options['start']} -> {options['target']}", len(table)))
+    answer(output=output)
     console.print(f"written: {output}, {len(table):,} candidates", highlight=False, soft_wrap=True)
     return 0
 

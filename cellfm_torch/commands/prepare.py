@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cellfm_torch import __version__
+from cellfm_torch.answers import answer
+from cellfm_torch.command_line import USER_ERROR, complain
 from cellfm_torch.commands import hydra_app
 
 
@@ -58,16 +60,17 @@ def prepare(cfg: Any) -> int:
     for entry in outcome.repeated:
         console.print(f"left out: {entry['source']} has the same contents as {entry['of']}", soft_wrap=True)
     for _, problem in outcome.failed:
-        print(f"error: {problem}", file=sys.stderr)
+        complain(problem, page="files")
     if outcome.added or outcome.known:
         store = Store(folder)
         if options["page"] and (outcome.added or not (folder / "qc.html").is_file()):
             write_page(store)
         _say(console, store, outcome)
-    return hydra_app.USER_ERROR if outcome.failed else 0
+    return USER_ERROR if outcome.failed else 0
 
 
 def _say(console: Any, store: Any, outcome: Any) -> None:
+    answer(output=store.path, added=len(outcome.added), files=len(store.sources), cells=len(store))
     cells = sum(entry["cells"] for entry in outcome.added)
     size = sum(shard["bytes"] for source in store.sources for shard in source["shards"])
     known = f", {len(outcome.known):,} were there already" if outcome.known else ""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 
 
@@ -36,6 +37,7 @@ def report(cfg: Any) -> int:
     if not had and cfg.save_umap:
         _save(path, adata.obsm[UMAP], console)
     size = output.stat().st_size / 1e6
+    answer(output=output)
     console.print(f"page:   {output} ({size:.1f} MB), needs no network", highlight=False, soft_wrap=True)
     return 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -85,6 +85,44 @@ def model_named(folder: str | Path) -> str:
 def load_folder(model: Callable[..., Loaded], config: type, folder: str | Path, *, dtype: torch.dtype) -> Loaded:
     """Read a model folder; see :meth:`CellFM.from_pretrained`."""
     folder = Path(folder)
+    network_config, genes = _texts(model, config, folder)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as problem:
+        raise _unreadable(folder, problem) from problem
+    network = _without_weights(model, network_config, genes, folder)
+    _check_tensors(folder / WEIGHTS, tensors, network.state_dict())
+    weights = {name: x.to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
+    network.load_state_dict(weights, strict=True, assign=True)
+    for name, parameter in network.named_parameters():  # assign keeps what the file says; ours are trainable
+        if not parameter.requires_grad:
+            raise AssertionError(f"{name} lost its gradient")
+    return network
+
+
+def describe_folder(model: Callable[..., Loaded], config: type, folder: str | Path) -> Loaded:
+    """Return the network of a model folder without memory for its weights, of which only the header is read.
+
+    Raises
+    ------
+    UserError
+        As loading it would, but for what is wrong with single weights.
+    """
+    folder = Path(folder)
+    network_config, genes = _texts(model, config, folder)
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:  # refuses a file that is shorter than its header says
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (no dict)
+    except (SafetensorError, OSError) as problem:
+        raise _unreadable(folder, problem) from problem
+    network = _without_weights(model, network_config, genes, folder)
+    found = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    _check_tensors(folder / WEIGHTS, found, network.state_dict())
+    return network
+
+
+def _texts(model: Callable[..., Loaded], config: type, folder: Path) -> tuple[Any, list[str]]:
+    """Read the configuration and the genes of a model folder."""
     for name in (CONFIG, WEIGHTS, GENES):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a model folder: it has no {name}; give the folder save_pretrained wrote")
@@ -107,23 +145,19 @@ def load_folder(model: Callable[..., Loaded], config: type, folder: str | Path, 
         lines = (folder / GENES).read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as problem:
         raise UserError(f"{folder / GENES} is not UTF-8 text ({problem})") from problem
-    genes = [line.strip() for line in lines if line.strip()]
+    return network_config, [line.strip() for line in lines if line.strip()]
+
+
+def _unreadable(folder: Path, problem: Exception) -> UserError:
+    return UserError(f"{folder / WEIGHTS} cannot be read ({problem}); copy or convert it again")
+
+
+def _without_weights(model: Callable[..., Loaded], config: Any, genes: list[str], folder: Path) -> Loaded:
     try:
-        tensors = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as problem:
-        raise UserError(f"{folder / WEIGHTS} cannot be read ({problem}); copy or convert it again") from problem
-    try:
-        with torch.device("meta"):  # weights are about to be read: do not draw any
-            network = model(network_config, genes=genes)
+        with torch.device("meta"):  # weights are read, or not needed: do not draw any
+            return model(config, genes=genes)
     except ValueError as problem:
         raise UserError(f"{folder / GENES}: {problem}") from problem
-    _check_tensors(folder / WEIGHTS, tensors, network.state_dict())
-    weights = {name: x.to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
-    network.load_state_dict(weights, strict=True, assign=True)
-    for name, parameter in network.named_parameters():  # assign keeps what the file says; ours are trainable
-        if not parameter.requires_grad:
-            raise AssertionError(f"{name} lost its gradient")
-    return network
 
 
 def _check_tensors(file: Path, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

@@ -95,7 +95,7 @@ def test_a_bad_file_is_reported_and_the_rest_prepared(
         (["prepare", str(PBMC3K), "--output", "x", "shard_cells=0"], "shard_cells=0: must be at least 1"),
         (["prepare", str(PBMC3K), "--output", "x", "genes.match=most"], "genes.match=most: choose all or exact"),
         (["store", "info", "nowhere"], "nowhere: is no prepared store"),
-        (["store", "inform", "x"], "invalid choice: 'inform'"),
+        (["store", "inform", "x"], "there is no verb 'store inform'; did you mean 'info'?"),
     ],
 )
 def test_mistakes(

@@ -1,13 +1,15 @@
-"""Look at a prepared store, or check it: ``cellfm store info STORE``, ``cellfm store verify STORE``."""
+"""What is in a prepared store: ``cellfm store info STORE``."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cellfm_torch.command_line import OneLineParser
+from cellfm_torch.answers import answer
+from cellfm_torch.command_line import OneLineParser, complain
 from cellfm_torch.errors import UserError
 
 MOST_SOURCES = 20
@@ -29,6 +31,7 @@ def _info(options: Any) -> int:
         f"obs: {', '.join(store.columns) or 'nothing'}",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    answer(store=store.path, cells=len(store), files=len(store.sources), genes=len(store.genes), bytes=size)
     table = Table(box=None, pad_edge=False)
     table.add_column("file", overflow="ellipsis", no_wrap=True, max_width=32)
     for heading in ("cells", "genes matched", "counts kept", "counts", "genes", "mito"):
@@ -52,44 +55,26 @@ def _info(options: Any) -> int:
     return 0
 
 
-def _verify(options: Any) -> int:
-    from rich.console import Console
-    from rich.progress import track
-
-    from cellfm_torch.data.store import Store
-    from cellfm_torch.data.store_verify import check_shard, check_store
-
-    store, console = Store(options.store), Console()
-    problems = check_store(store)
-    shards = track(store.shards, "checking", console=console, disable=not console.is_terminal, transient=True)
-    problems += [problem for shard in shards if (problem := check_shard(store, shard))]
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    if problems:
-        return 2
-    console.print(
-        f"{store.path}: {len(store):,} cells in {len(store.shards):,} shards, all as they were written", soft_wrap=True
+def parsers() -> list[argparse.ArgumentParser]:
+    """Return the options."""
+    parser = OneLineParser(
+        prog="cellfm store info",
+        description="What is in a prepared store, file by file.",
+        epilog="example: cellfm store info cells.store",
+        allow_abbrev=False,
     )
-    return 0
+    parser.add_argument("store", type=Path, metavar="STORE", help="what cellfm prepare wrote")
+    parser.add_argument("--all", action="store_true", help=f"list every file, not the first {MOST_SOURCES}")
+    return [parser]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 2 for damage and for mistakes of the user's."""
-    parser = OneLineParser(prog="cellfm store", description="Look at a prepared store, or check it.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="info|verify", parser_class=OneLineParser)
-    info = verbs.add_parser("info", help="what is in it, file by file")
-    info.add_argument("store", type=Path, metavar="STORE")
-    info.add_argument("--all", action="store_true", help=f"list every file, not the first {MOST_SOURCES}")
-    info.set_defaults(run=_info)
-    verify = verbs.add_parser("verify", help="read all of it and compare with its checksums")
-    verify.add_argument("store", type=Path, metavar="STORE")
-    verify.set_defaults(run=_verify)
-    options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    """Run the command; returns the exit code: 2 for a mistake of the user's."""
+    options = parsers()[0].parse_args(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        return int(options.run(options))
+        return _info(options)
     except UserError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
+        return complain(problem)
 
 
 if __name__ == "__main__":

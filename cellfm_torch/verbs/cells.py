@@ -1,0 +1,106 @@
+"""What the model says of cells."""
+
+from __future__ import annotations
+
+from cellfm_torch.verb import Group, Option, Verb
+
+VERBS: dict[str, Verb | Group] = {
+    "embed": Verb(
+        "cellfm_torch.commands.embed",
+        "embeddings of all cells of a file -> h5ad",
+        (
+            Option("--model", "model_folder={}", "model folder"),
+            Option("--output", "output={}", "h5ad file to write (default: CELLS_cellfm.h5ad beside the cells)"),
+            Option("--layer", "data.layer={}", "matrix of raw counts: raw, or the name of a layer (default: X)"),
+            Option("--key", "key={}", "name in obsm (default: X_cellfm)"),
+            Option("--int8", "int8=true", "8-bit integers: twice as fast on a CPU with VNNI, no longer exact"),
+            Option("--devices", "devices={}", "processes or GPUs (default: 1)"),
+            Option("--overwrite", "overwrite=true", "replace the output where it exists"),
+        ),
+        "cellfm embed cells.h5ad --model runs/mine/model",
+        words=("cells", "CELLS"),
+    ),
+    "annotate": Verb(
+        "cellfm_torch.commands.annotate",
+        "cell types for cells, by a labelled reference",
+        (
+            Option("--reference", "reference={}", "file of labelled cells"),
+            Option("--label", "label={}", "column of obs with their types (default: cell_type)"),
+            Option("--query", "query={}", "file of cells to label"),
+            Option("--query-label", "query_label={}", "column of obs with the query's types, to score against"),
+            Option("--model", "model_folder={}", "model folder"),
+            Option("--method", "method={}", "knn (zero-shot, the default), linear, frozen, lora or full"),
+            Option("--output", "output={}", "labelled copy of the query (default: query.h5ad in the results)"),
+            Option("--results", "results={}", "folder of tables (default: runs/annotate)"),
+            Option("--labels-map", "labels_map={}", "csv with columns from,to that harmonises names of types"),
+            Option("--split", "split={}", "folds of a cross-validation within the reference"),
+            Option("--leave-out", "leave_out={}", "column of obs, such as batch: each of its values is left out once"),
+            Option("--few-shot", "few_shot={}", "labelled cells per type to learn from; one number or several: 5,10"),
+        ),
+        "cellfm annotate --reference ref.h5ad --label cell_type --query q.h5ad --model models/80m seeds=[0,1,2]",
+        about="Cell types for cells, by a labelled reference; scores beside baselines where types are known",
+    ),
+    "integrate": Verb(
+        "cellfm_torch.commands.integrate",
+        "the batches of a file integrated and scored",
+        (
+            Option("--batch", "batch={}", "column of obs with the batch of each cell"),
+            Option("--label", "label={}", "column of obs with cell types, for the scores"),
+            Option("--model", "model_folder={}", "model folder"),
+            Option("--method", "method={}", "zero-shot (nothing is trained, the default) or finetune"),
+            Option("--output", "output={}", "h5ad to write (default: CELLS_integrated.h5ad in this folder)"),
+            Option("--epochs", "trainer.max_epochs={}", "of fine-tuning, over the cells (default: 30)"),
+        ),
+        "cellfm integrate cells.h5ad --batch batch --label cell_type --model models/80m --method finetune",
+        words=("cells", "CELLS"),
+        about="Integrate the batches of a file, zero-shot or fine-tuned, scored beside PCA, Harmony and scVI",
+    ),
+    "compare": Verb(
+        "cellfm_torch.commands.compare",
+        "cells of which a condition has more, tested over donors",
+        (
+            Option("--condition", "condition={}", "column of obs with the condition of each cell"),
+            Option("--donor", "donor={}", "column of obs with the donor of each cell"),
+            Option("--case", "case={}", "the condition asked about, of more than two"),
+            Option("--control", "control={}", "the condition it is compared with"),
+            Option("--label", "label={}", "column of obs with cell types (default: cellfm_label where it is there)"),
+            Option("--model", "model_folder={}", "model folder (default: the embedding that the file has)"),
+            Option("--output", "output={}", "h5ad to write (default: CELLS_compared.h5ad in this folder)"),
+            Option("--fdr", "fdr={}", "false discovery rate of the hits (default: 0.1)"),
+        ),
+        "cellfm compare cells.h5ad --condition condition --donor donor --label cell_type --model models/80m",
+        words=("cells", "CELLS"),
+        about="Cells of which a condition has more: neighbourhoods tested over donors, beside the same on PCA",
+    ),
+    "enhance": Verb(
+        "cellfm_torch.commands.enhance",
+        "expression expected at another read depth -> a layer",
+        (
+            Option("--model", "model_folder={}", "model folder that reads depths"),
+            Option("--target-depth", "target_depth={}", "counts of a cell, such as 10000, or a rule: f10, ten times"),
+            Option("--output", "output={}", "h5ad to write (default: CELLS_enhanced.h5ad in this folder)"),
+            Option("--genes", "gene_list={}", "measured (the default), all of the model's, A,B or a file"),
+            Option("--downsample", "downsample={}", "shares of the counts to score with, such as [0.05,0.1]"),
+            Option("--label", "label={}", "column of obs with cell types, for scores of clusters"),
+            Option("--results", "results={}", "folder of scores (default: runs/enhance)"),
+            Option("--overwrite", "overwrite=true", "replace output and results that exist"),
+        ),
+        "cellfm enhance cells.h5ad --model models/scfoundation-cell --target-depth 10000",
+        words=("cells", "CELLS"),
+        about="Expression expected at another read depth -> a layer; scored by downsampling where asked for",
+    ),
+    "report": Verb(
+        "cellfm_torch.commands.report",
+        "one HTML page of annotated cells, without a network",
+        (
+            Option("--output", "output={}", "page (default: CELLS_report.html in this folder)"),
+            Option("--label", "label={}", "column of obs with given cell types, to compare with"),
+            Option("--labels-map", "labels_map={}", "csv with columns from,to: given types by predicted names"),
+            Option("--batch", "batch={}", "column of obs with batches"),
+            Option("--prediction", "prediction={}", "column of obs with predicted types (default: cellfm_label)"),
+        ),
+        "cellfm report annotated.h5ad --label cell_type --output page.html",
+        words=("cells", "RUN_OR_CELLS"),
+        about="One HTML page of annotated cells that needs no network: UMAP to hover, scores, genes, unknown cells",
+    ),
+}

@@ -56,7 +56,7 @@ format: setup
 
 docs: setup
 	@NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(RUN) -m mkdocs build --quiet --strict $(ARGS)
-	@echo "open build/site/index.html"
+	@echo "open build/site/index.html, or with the search: $(RUN) -m http.server -d build/site"
 
 clean-venv:
 	@rm -rf $(VENV)

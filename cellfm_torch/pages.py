@@ -28,7 +28,6 @@ _PAGE_OF = {
     "cli": "command-line",
     "command_line": "command-line",
     "commands": "tasks",
-    "commands.checkpoints": "training",
     "commands.completion": "command-line",
     "commands.doctor": "install",
     "commands.estimate": "command-line",

@@ -50,6 +50,7 @@ THEMES = {
     "faults": "Killed, stopped and starved",
     "loader": "Loading and preparing cells",
     "atlas": "Ten million cells",
+    "startup": "Start-up of the command line",
     "convert": "Converting checkpoints",
     "parity": "Equal to recorded numbers",
     "scfoundation": "scFoundation: speed",

@@ -18,15 +18,12 @@ class Option(NamedTuple):
         One line, with the unit.
     default
         Value used when the flag is not given; None leaves the key alone.
-    also
-        Another spelling, which earlier versions had.
     """
 
     flag: str
     template: str
     help: str
     default: str | None = None
-    also: str | None = None
 
     @property
     def key(self) -> str:

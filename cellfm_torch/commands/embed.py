@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cellfm_torch.answers import answer
@@ -39,7 +40,7 @@ def run(cfg: Any) -> int:
             cells, options.pop("model_folder"), output=output, genes=options.pop("genes"), **options, **reading
         )
     except KeyboardInterrupt:
-        return hydra_app.interrupted(output.with_name(f"{output.name}.parts"))
+        return hydra_app.interrupted(Path(f"{output}.parts"))
     if rank():
         return 0
     answer(output=output, cells=adata.n_obs, genes=adata.n_vars)

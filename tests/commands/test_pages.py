@@ -167,7 +167,9 @@ def test_json_of_a_command_that_fails(
 def test_exit_codes_of_signals(number: int, code: int) -> None:
     # Shells show 143 for a process that SIGTERM ended; training handles it itself, see test_train.py.
     script = (
-        "import sys, time; from cellfm_torch import cli; from cellfm_torch.commands import completion\n"
+        "import signal, sys, time; from cellfm_torch import cli; from cellfm_torch.commands import completion\n"
+        # Of a job in the background a shell has it ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "completion.main = lambda _: print('on', flush=True) or time.sleep(60)\n"
         "sys.exit(cli.main(['completion', 'bash']))"
     )

@@ -30,7 +30,8 @@ def test_umap_separates_groups_and_repeats_itself(recwarn: pytest.WarningsRecord
     assert coords.shape == (40, 2) and np.isfinite(coords).all()
     np.testing.assert_array_equal(coords, umap_coordinates(x, seed=3))
     between = np.linalg.norm(coords[:20].mean(0) - coords[20:].mean(0))
-    assert between > 2 * max(coords[:20].std(), coords[20:].std())
+    # Spread about each group's own centre: where the centres lie is up to UMAP, and differs with its version.
+    assert between > 4 * max(coords[:20].std(0).max(), coords[20:].std(0).max())
     assert umap_coordinates(x[:5]).shape == (5, 2)
     assert not [w for w in recwarn if "n_jobs" in str(w.message)]
 

@@ -45,7 +45,6 @@ def test_sharded_run_goes_on_with_one_process(small_cells: Path, tmp_path: Path)
     *_, line = said.splitlines()
     wrong = "is damaged (the checksum of __0_0.distcp does not match)"
     assert "Traceback" not in said
-    assert line == (
-        f"error: {last} {wrong}; {older} {wrong}: restore one from a copy, or remove them to begin again [cellfm help training]"
-    )
+    what = "restore one from a copy, or remove them to begin again [cellfm help training]"
+    assert line == f"error: {last} {wrong}; {older} {wrong}: {what}"
     assert not other[1] or other[1].splitlines() == [line]

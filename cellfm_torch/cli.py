@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 
 from cellfm_torch import __version__, paths
 from cellfm_torch.answers import answer, answered
-from cellfm_torch.command_line import OneLineParser, complain
+from cellfm_torch.command_line import INTERRUPTED, OneLineParser, complain
 from cellfm_torch.errors import nearest
 from cellfm_torch.verb import Group, Option, Verb
 from cellfm_torch.verbs import VERBS
 
 JSON = "--json"
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
 def _quoted(value: str) -> str:

@@ -11,6 +11,7 @@ from cellfm_torch.errors import nearest
 from cellfm_torch.pages import page_of
 
 USER_ERROR = 2  # exit code of everything the user can put right
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
 def complain(problem: BaseException | str, *, page: str | None = None) -> int:

@@ -12,6 +12,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from cellfm_torch.command_line import USER_ERROR
+
 EVERY = 0.5
 """Seconds between two looks at the processes."""
 AT_EASE = 10.0
@@ -20,7 +22,6 @@ SAYS = 30.0
 """Seconds between two lines of a process that waits for the others to begin."""
 MOMENT = 3.0
 """Seconds for the others to end by themselves when this one does."""
-EXIT_CODE = 2
 _STARTED_BY = "CELLFM_STARTED_BY"
 """Variable by which processes that Lightning starts know the one that did."""
 
@@ -122,7 +123,7 @@ class Watched:
                 says += SAYS
             if self._parent and os.getppid() != self._parent and not self._over.wait(AT_EASE):
                 print(f"error: the process that started this job has ended; {_LINE}", file=sys.stderr, flush=True)
-                os._exit(EXIT_CODE)
+                os._exit(USER_ERROR)
             self._take()
             codes = {rank: process.poll() for rank, process in enumerate(self._processes, start=1)}
             wrong = [(rank, code) for rank, code in codes.items() if code]
@@ -131,7 +132,7 @@ class Watched:
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
                 print(f"error: process {rank + 1} of this job {how}; {_LINE}", file=sys.stderr, flush=True)
                 self._end(at_once=True)
-                os._exit(EXIT_CODE)
+                os._exit(USER_ERROR)
 
     def _end(self, *, at_once: bool = False) -> None:
         deadline = time.monotonic() + (0 if at_once else MOMENT)

@@ -31,6 +31,7 @@ def annotate(cfg: Any) -> int:
     from cellfm_torch.annotation.evaluate import Comparison
     from cellfm_torch.annotation.job import Job, others
     from cellfm_torch.annotation.methods import METHODS, check_method
+    from cellfm_torch.commands.cells import write_cells
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     check_method(options["method"])
@@ -61,7 +62,7 @@ def annotate(cfg: Any) -> int:
         )
     _write_settings(options | {"version": __version__} | job.about(), results / "settings.json")
     if output is not None:  # last: where it is, all is
-        _write_cells(labelled, output)
+        write_cells(labelled, output)
         columns = "cellfm_label, cellfm_probability, cellfm_runner_up, cellfm_unknown"
         console.print(f"labels:  {output}, obs {columns}", highlight=False, soft_wrap=True)
     answer(results=results, output=output, scores=found.summary() if job.plan(seeds[0]) else [])
@@ -111,12 +112,6 @@ def _write_settings(settings: dict[str, Any], path: Path) -> None:
     from cellfm_torch.files import write_text
 
     write_text(path, json.dumps(settings, indent=2, default=str) + "\n")
-
-
-def _write_cells(adata: Any, path: Path) -> None:
-    from cellfm_torch.h5_files import write_anndata
-
-    write_anndata(adata, path)
 
 
 def _table(summary: Any, *, several: bool) -> Any:

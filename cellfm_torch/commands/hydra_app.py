@@ -13,14 +13,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cellfm_torch import paths, processes
 from cellfm_torch.answers import answer
-from cellfm_torch.command_line import complain
+from cellfm_torch.command_line import INTERRUPTED, complain
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.files import not_written
 from cellfm_torch.lost import lost
 from cellfm_torch.pages import page_of
 from cellfm_torch.verbs import verb_of
-
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
 def register_resolvers() -> None:

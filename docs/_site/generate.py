@@ -20,8 +20,8 @@ from roles import markdown
 
 import cellfm_torch
 from cellfm_torch import cli
-from cellfm_torch.verb import Group, Verb
-from cellfm_torch.verbs import VERBS
+from cellfm_torch.verb import Verb
+from cellfm_torch.verbs import VERBS, flat
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -62,15 +62,6 @@ THEMES = {
     "drug": "Drug response",
     "enhance": "Read depth",
 }
-
-
-def verbs() -> Iterator[tuple[str, Verb]]:
-    """Yield every command by what is typed after ``cellfm``: ``embed``, ``genes embed``."""
-    for name, verb in VERBS.items():
-        if isinstance(verb, Group):
-            yield from ((f"{name} {second}", one) for second, one in verb.verbs.items())
-        else:
-            yield name, verb
 
 
 def page_of(command: str) -> str:
@@ -153,7 +144,7 @@ TRAIN_FILES = (
 def tutorials_by_command(docs: Path) -> dict[str, list[str]]:
     """Find which tutorials run which command."""
     found: dict[str, list[str]] = {}
-    known = {command for command, _ in verbs()}
+    known = set(flat(VERBS))
     for page in sorted((docs / "tutorials").glob("*.md")):
         text = page.read_text(encoding="utf-8")
         link = f"[{heading(page)}](../tutorials/{page.name})"
@@ -168,7 +159,8 @@ def commands_index() -> str:
     """Write the list of commands."""
     lines = ["# Commands", "", "`cellfm COMMAND [options] [key=value ...]`; `cellfm COMMAND --help` says the same.", ""]
     lines += ["| command | |", "|---|---|"]
-    lines += [f"| [`{c}`]({page_of(c).removeprefix('commands/')}) | {v.help.replace('|', '/')} |" for c, v in verbs()]
+    for command, verb in flat(VERBS).items():
+        lines.append(f"| [`{command}`]({page_of(command).removeprefix('commands/')}) | {verb.help.replace('|', '/')} |")
     return "\n".join([*lines, ""])
 
 
@@ -235,7 +227,7 @@ def pages(docs: Path) -> Iterator[tuple[str, str]]:
     """Yield every page that is made here, by its place."""
     yield "commands/index.md", commands_index()
     tutorials = tutorials_by_command(docs)
-    for command, verb in verbs():
+    for command, verb in flat(VERBS).items():
         yield page_of(command), command_page(command, verb, tutorials)
     yield from api_pages()
     yield "performance/index.md", performance_index()
@@ -248,7 +240,7 @@ def on_config(config: Any, **_: Any) -> Any:
     """Put the made pages into the navigation."""
     for entry in config.nav:
         if entry.get("Commands"):
-            entry["Commands"] = ["commands/index.md", *({command: page_of(command)} for command, _ in verbs())]
+            entry["Commands"] = ["commands/index.md", *({command: page_of(command)} for command in flat(VERBS))]
         elif entry.get("Python reference"):
             entry["Python reference"] = ["api/index.md", *({API[page][0]: f"api/{page}.md"} for page in API)]
         elif entry.get("Performance"):

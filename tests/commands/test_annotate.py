@@ -160,7 +160,7 @@ def test_goes_on_where_it_was_killed(
     results = tmp_path / "r"
     job = typed(places, results, "--query", str(places / "query.h5ad"))
     with monkeypatch.context() as patch:
-        patch.setattr("cellfm_torch.commands.annotate._write_cells", lambda *_: sys.exit(9))
+        patch.setattr("cellfm_torch.commands.cells.write_cells", lambda *_: sys.exit(9))
         with pytest.raises(SystemExit):
             cli.main(job)
     assert not list(results.rglob("*.h5ad"))

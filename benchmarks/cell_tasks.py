@@ -52,7 +52,7 @@ TYPES = {
 DESIGNS = {
     "kang": (["--query", "{data}/kang_pbmc.h5ad", "--query-label", "cell_type"], "pbmc3k -> kang_pbmc"),
     "p68": (["--query", "{data}/pbmc68k_700.h5ad", "--query-label", "cell_type"], "pbmc3k -> pbmc68k_700"),
-    "in": (["--split", "5", "--few-shot", "5,10,50"], "within pbmc3k"),
+    "in": (["--folds", "5", "--few-shot", "5,10,50"], "within pbmc3k"),
 }
 TRAINING = ["baselines=none", "trainer.max_steps=300", "trainer.max_epochs=-1", "data.token_budget=4096"]
 """The same short training everywhere, so that forty fits of a design take an hour rather than a day on a CPU."""

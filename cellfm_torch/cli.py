@@ -6,19 +6,22 @@ else. The table of verbs is :mod:`cellfm_torch.verbs`.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from cellfm_torch import __version__, paths
-from cellfm_torch.answers import answer, answered
-from cellfm_torch.command_line import INTERRUPTED, OneLineParser, complain
+from cellfm_torch.answers import answered
+from cellfm_torch.command_line import OneLineParser, complain, interrupted
 from cellfm_torch.errors import nearest
 from cellfm_torch.verb import Group, Option, Verb
 from cellfm_torch.verbs import VERBS
 
 JSON = "--json"
+WIDTH = 78  # columns of the text above the options of a verb
 
 
 def _quoted(value: str) -> str:
@@ -28,10 +31,13 @@ def _quoted(value: str) -> str:
 
 def _verb_parser(name: str, verb: Verb, options: tuple[Option, ...]) -> OneLineParser:
     description = verb.about or f"{verb.help[0].upper()}{verb.help[1:]}"
+    words = f" {verb.words[1]} ..." if verb.words else ""
     parser = OneLineParser(
         prog=f"cellfm {name}",
-        description=f"{description}.",
-        epilog=f"example: {verb.example}",
+        usage=f"cellfm {name}{words} [options] [key=value ...]",
+        description=textwrap.fill(f"{description}.", WIDTH),
+        epilog=f"example:\n  {verb.example}",  # as it is, to be copied
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     for option in options:
@@ -44,8 +50,6 @@ def _verb_parser(name: str, verb: Verb, options: tuple[Option, ...]) -> OneLineP
             parser.add_argument(option.flag, dest=option.key, action="store_true", help=text)
     text = "end with one line of JSON: exit_code, what was written, numbers; all else goes to stderr"
     parser.add_argument(JSON, action="store_true", help=text)
-    if verb.words:
-        parser.usage = f"cellfm {name} {verb.words[1]} ... [options] [key=value ...]"
     file = paths.CONF / f"{name.replace(' ', '_')}.yaml"
     text = f"any other key of the configuration, listed with its meaning in {file}"
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=text)
@@ -89,9 +93,7 @@ def _run(typed: list[str]) -> int:
         given = rest if verb.options is None else _overrides(name, verb, verb.options, rest)
         code: int = importlib.import_module(verb.module).main(given)
     except KeyboardInterrupt:  # where the command itself has nothing to say about it
-        print("interrupted", file=sys.stderr)
-        answer(error="interrupted")
-        return INTERRUPTED
+        return interrupted()
     return code
 
 

@@ -32,6 +32,21 @@ def complain(problem: BaseException | str, *, page: str | None = None) -> int:
     return USER_ERROR
 
 
+def interrupted(left: str = "give the same command again", *, by: str = "interrupted", code: int = INTERRUPTED) -> int:
+    """Print one line about a command that was stopped, and what is left of its work; returns the exit code.
+
+    Parameters
+    ----------
+    left
+        What there is, or what to do.
+    by, code
+        What stopped it, and the exit code that shells have for that.
+    """
+    print(f"{by}: {left}", file=sys.stderr)
+    answer(error=f"{by}: {left}")
+    return code
+
+
 class OneLineParser(argparse.ArgumentParser):
     """argparse with this project's way of saying what is wrong: one line, the nearest word, exit code 2."""
 

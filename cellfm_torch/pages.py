@@ -32,7 +32,7 @@ _PAGE_OF = {
     "commands.doctor": "install",
     "commands.estimate": "command-line",
     "commands.export": "models",
-    "commands.gene_files": "genes",
+    "commands.lists": "genes",
     "commands.genes_build": "genes",
     "commands.hydra_app": "command-line",
     "commands.interrupt": "training",

@@ -12,7 +12,7 @@ if not __package__:  # run as a script, perhaps uninstalled: make the checkout i
     __package__ = "cellfm_torch.convert"
 
 from cellfm_torch.answers import answer
-from cellfm_torch.command_line import complain
+from cellfm_torch.command_line import complain, interrupted
 from cellfm_torch.errors import UserError, naming
 
 from .options import of_mindspore
@@ -37,8 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (UserError, OSError) as problem:
         return complain(problem)
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
+        return interrupted("nothing was written")
     answer(output=done.folder)
     show(done)
     return 0

@@ -182,7 +182,7 @@ def two_conditions(conditions: NDArray[Any], case: str | None, control: str | No
     if len(there) != 2:
         raise UserError(
             f"condition={name}: has {len(there)} values ({examples(there, most=12)}), two are compared: pick them with "
-            "--case VALUE --control VALUE"
+            "case=VALUE and control=VALUE"
         )
     if control is None:
         usual = [value for value in there if value.lower() in CONTROLS]

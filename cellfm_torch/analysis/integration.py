@@ -105,7 +105,7 @@ def chosen_scorer(scorer: Scorer) -> str:
         raise UserError(f"scorer={scorer}: choose auto, own or scib-metrics")
     there = find_spec("scib_metrics") is not None
     if scorer == "scib-metrics" and not there:
-        raise UserError("scorer=scib-metrics is not installed; run: pip install 'cellfm_torch[analysis]'")
+        raise UserError("scorer=scib-metrics is not installed: pip install 'cellfm_torch[analysis]'")
     return "scib-metrics" if there and scorer != "own" else "own"
 
 

@@ -42,12 +42,12 @@ def folds(codes: Codes, number: int, names: Sequence[str], *, seed: int) -> NDAr
         If there is one fold, or a class has fewer cells than there are folds.
     """
     if number < 2:
-        raise UserError(f"split={number}: must be at least 2 folds")
+        raise UserError(f"folds={number}: must be at least 2 folds")
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))
     few = [f"'{name}' ({size})" for name, size in zip(names, sizes, strict=True) if 0 < size < number]
     if few:
         raise UserError(
-            f"split={number}: {len(few)} types have fewer cells than folds, such as {examples(few)}: use fewer folds, "
+            f"folds={number}: {len(few)} types have fewer cells than folds, such as {examples(few)}: use fewer folds, "
             "or join or leave out these types with a table of labels (labels_map)"
         )
     fold = np.full(len(codes), -1, dtype=np.int64)

@@ -74,8 +74,8 @@ class Job:
         """
         few = numbers("few_shot", options["few_shot"])
         options["seeds"] = list(numbers("seeds", options["seeds"], least=0)) or [0]
-        if options["query"] is None and not (options["split"] or options["leave_out"] or few):
-            raise UserError("nothing to do: give a query=FILE to label, or split, leave_out or few_shot to evaluate")
+        if options["query"] is None and not (options["folds"] or options["leave_out"] or few):
+            raise UserError("nothing to do: give a query=FILE to label, or folds, leave_out or few_shot to evaluate")
         if options["query_label"] is not None and options["query"] is None:
             raise UserError(f"query_label={options['query_label']}: there is no query: give query=FILE")
         if options["query"] is not None and Path(options["query"]).suffix != ".h5ad":
@@ -118,7 +118,7 @@ class Job:
 
     def plan(self, seed: int) -> list[Design]:
         """Return the evaluations asked for."""
-        return designs(self.question.labelled, seed=seed, split=self.options["split"], groups=self.groups, few=self.few)
+        return designs(self.question.labelled, seed=seed, split=self.options["folds"], groups=self.groups, few=self.few)
 
     def fit(self, seed: int) -> Fitted:
         """Fit the method to the whole reference."""

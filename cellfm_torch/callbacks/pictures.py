@@ -133,7 +133,7 @@ class UMAPPicture(_Picture):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse what could only fail hours later."""
         if find_spec("umap") is None:
-            raise UserError("UMAPPicture needs umap-learn, which is not installed; run: pip install umap-learn")
+            raise UserError("UMAPPicture needs umap-learn, which is not installed: pip install umap-learn")
         if isinstance(self.labels, str):
             obs = getattr(trainer.datamodule, "obs", None)
             if obs is None:

@@ -1,4 +1,4 @@
-"""Files of cells as the analysing commands take them: read whole, embedded, written beside what was read.
+"""Files of cells as the analysing commands take them: read whole, embedded, written.
 
 Shapes: B cells, C width of the embedding.
 """
@@ -56,24 +56,3 @@ def write_cells(adata: Any, path: Path) -> None:
     from cellfm_torch.h5_files import write_anndata
 
     write_anndata(adata, path)
-
-
-def output_file(given: str | None, source: Path, what: str) -> Path:
-    """Return the h5ad file to write, by default ``STEM_WHAT.h5ad`` in the current folder.
-
-    Raises
-    ------
-    UserError
-        If it is no h5ad file, or the one that is read.
-    """
-    path = Path(f"{source.stem}_{what}.h5ad") if given is None else Path(given).expanduser()
-    if path.suffix != ".h5ad":
-        raise UserError(f"output={path}: give a file that ends in .h5ad")
-    if path.resolve() == source.resolve():
-        raise UserError(f"output={path} is the file that is read; give another")
-    return path
-
-
-def beside(path: Path, ending: str) -> Path:
-    """Name a file that belongs to an h5ad file: ``cells.h5ad`` and ``scores.csv`` give ``cells.scores.csv``."""
-    return path.with_name(f"{path.stem}.{ending}")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 from cellfm_torch.quiet import quiet_lightning
 
@@ -25,22 +26,25 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.cells import output_file, write_cells
+    from cellfm_torch.commands.cells import write_cells
+    from cellfm_torch.commands.outputs import new_file
     from cellfm_torch.data.files import one_file
     from cellfm_torch.errors import UserError
+    from cellfm_torch.model.device import chosen_device
     from cellfm_torch.perturbation.chem.predictor import ChemicalPerturbation
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     source = one_file(options["cells"])
-    output = output_file(options["output"], source, "predicted")
-    if output.exists() and not options["overwrite"]:
-        raise UserError(f"{output}: exists already: choose another output, or set overwrite=true")
+    default = f"{source.stem}_predicted.h5ad"
+    output = new_file(options["output"], default, ".h5ad", overwrite=options["overwrite"], source=source)
     if options["drug"] is None and options["smiles"] is None:
         raise UserError("say which compound: --drug NAME, or --smiles SMILES for one that was not in training")
-    chem = ChemicalPerturbation.load(options["predictor"], model=options["model_folder"], device=options["device"])
+    device = str(chosen_device(options["accelerator"]))
+    chem = ChemicalPerturbation.load(options["predictor"], model=options["model_folder"], device=device)
     name = str(options["drug"] if options["drug"] is not None else options["smiles"])
     found = chem.predict(name, options["dose"], smiles=options["smiles"], cells=source)
     write_cells(found, output)
+    answer(output=output, cells=found.n_obs, genes=found.n_vars)
     order = found.var["change"].abs().sort_values(ascending=False).index[:MOST_GENES]
     genes = ", ".join(f"{gene} {found.var.loc[gene, 'change']:+.2f}" for gene in order)
     console = Console()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 from cellfm_torch.quiet import quiet_lightning
 
@@ -24,8 +25,10 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import listed, results_folder, whole_numbers
+    from cellfm_torch.commands.lists import listed, whole_numbers
+    from cellfm_torch.commands.outputs import results_folder
     from cellfm_torch.data.files import one_file
+    from cellfm_torch.model.device import chosen_device
     from cellfm_torch.perturbation.chem.predictor import ChemicalPerturbation
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
@@ -35,7 +38,8 @@ def run(cfg: Any) -> int:
     chem = ChemicalPerturbation(
         one_file(options["cells"]),
         options["model_folder"],
-        **{name: options[name] for name in ("drug", "dose", "smiles", "by", "device")},
+        **{name: options[name] for name in ("drug", "dose", "smiles", "by")},
+        device=str(chosen_device(options["accelerator"])),
         control=control,
         **options["data"],
         genes=options["genes"],
@@ -60,6 +64,8 @@ def run(cfg: Any) -> int:
     except (KeyboardInterrupt, SystemExit):  # the latter is what Lightning makes of Ctrl-C
         return hydra_app.interrupted()
     _save(chem, result, options, results)
+    scores = result.summary() if len(result.scores) else []
+    answer(results=results, predictor=results / "predictor", scores=scores)
     say(f"results: {results}; predictor: {results / 'predictor'}")
     return 0
 
@@ -81,7 +87,7 @@ def described(chem: Any) -> str:
 
 
 def _save(chem: Any, result: Any, options: dict[str, Any], results: Path) -> None:
-    from cellfm_torch.commands.gene_files import write_settings, write_table
+    from cellfm_torch.commands.outputs import write_settings, write_table
     from cellfm_torch.files import write_text
     from cellfm_torch.report.chem import render_chem
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 
 
@@ -23,15 +24,19 @@ def compare(cfg: Any) -> int:
 
     from cellfm_torch.analysis import comparison
     from cellfm_torch.commands import cells as files
+    from cellfm_torch.commands.outputs import new_file
     from cellfm_torch.data.files import one_file
     from cellfm_torch.plots.cells import umap_coordinates
 
     path = one_file(cfg.cells)
-    output = files.output_file(cfg.output, path, "compared")
+    output = new_file(cfg.output, f"{path.stem}_compared.h5ad", ".h5ad", overwrite=cfg.overwrite, source=path)
     adata = files.read_cells(path)
     # What is wrong with the columns shows before any work.
     comparison.planned(adata, cfg.condition, cfg.donor, cfg.case, cfg.control, path.name)
-    reading = {key: cfg.data[key] for key in ("layer", "counts")} | {"genes": dict(cfg.genes)}
+    reading = {key: cfg.data[key] for key in ("layer", "counts")} | {
+        "genes": dict(cfg.genes),
+        "accelerator": cfg.accelerator,
+    }
     files.embed(adata, cfg.model_folder, path.name, **reading)
     options = {key: cfg[key] for key in ("condition", "donor", "case", "control", "label", "k", "share", "fdr", "seed")}
     console = Console()
@@ -44,6 +49,7 @@ def compare(cfg: Any) -> int:
     adata.obsm["X_umap_cellfm"] = coordinates
     _save(made, places, output)
     files.write_cells(adata, output)
+    answer(output=output, hits={name: one.groups for name, one in made.found.items()})
     _say(console, made, output)
     return 0
 
@@ -52,7 +58,7 @@ def _save(made: Any, places: dict[str, Any], output: Path) -> None:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from cellfm_torch.commands.cells import beside
+    from cellfm_torch.commands.outputs import beside
     from cellfm_torch.files import write_text
     from cellfm_torch.plots.abundance import abundance_plot
     from cellfm_torch.plots.cells import save_figure

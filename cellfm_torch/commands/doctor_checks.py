@@ -104,7 +104,7 @@ def devices() -> Iterator[Finding]:
     elif not has_driver():
         yield Finding("ok", "gpu", "none: work runs on the CPU")
     elif torch.version.cuda is None:
-        advice = "install a build for CUDA (README, installation)"
+        advice = "install a build for CUDA: cellfm help install"
         yield Finding("note", "gpu", "an NVIDIA GPU is here, and torch is built without CUDA", advice)
     else:
         reason = _why_not(torch)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 from cellfm_torch.errors import UserError
 from cellfm_torch.quiet import quiet_lightning
@@ -26,7 +27,8 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import listed, results_folder, whole_numbers
+    from cellfm_torch.commands.lists import listed, whole_numbers
+    from cellfm_torch.commands.outputs import results_folder
     from cellfm_torch.drug.bulk import drug_response
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
@@ -53,12 +55,13 @@ def run(cfg: Any) -> int:
         say(line)
     _save(result, settings, results)
     shutil.rmtree(keep, ignore_errors=True)
+    answer(results=results, scores=result.summary())
     say(f"results: {results}")
     return 0
 
 
 def _save(result: Any, settings: dict[str, Any], results: Path) -> None:
-    from cellfm_torch.commands.gene_files import write_settings, write_table
+    from cellfm_torch.commands.outputs import write_settings, write_table
     from cellfm_torch.drug.baselines import BASELINES
     from cellfm_torch.drug.scores import METRICS
     from cellfm_torch.files import write_text

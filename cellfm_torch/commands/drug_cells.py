@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 from cellfm_torch.quiet import quiet_lightning
 
@@ -24,7 +25,7 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import results_folder
+    from cellfm_torch.commands.outputs import results_folder
     from cellfm_torch.data.files import one_file
     from cellfm_torch.drug.cells import single_cell_response
 
@@ -48,12 +49,14 @@ def run(cfg: Any) -> int:
         say(line)
     _save(result, settings, results)
     shutil.rmtree(keep, ignore_errors=True)
+    scores = [] if result.scores is None else result.scores
+    answer(results=results, cells=results / "cells.h5ad", scores=scores)
     say(f"results: {results}; cells: {results / 'cells.h5ad'}")
     return 0
 
 
 def _save(result: Any, settings: dict[str, Any], results: Path) -> None:
-    from cellfm_torch.commands.gene_files import write_genes, write_settings, write_table
+    from cellfm_torch.commands.outputs import write_genes, write_settings, write_table
     from cellfm_torch.drug.cells import PROBABILITY
     from cellfm_torch.drug.methods import WORDS
     from cellfm_torch.files import write_text

@@ -33,7 +33,7 @@ def run(cfg: Any) -> int:
     cells = one_file(options.pop("cells"))
     output = options.pop("output")
     if output is None:
-        output = cells.with_name(f"{cells.name.removesuffix('.gz').rsplit('.', 1)[0]}_cellfm.h5ad")
+        output = Path(f"{cells.name.removesuffix('.gz').rsplit('.', 1)[0]}_cellfm.h5ad")
     reading = options.pop("data")
     try:
         adata = embed(

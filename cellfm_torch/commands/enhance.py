@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 
 COLUMNS = {
@@ -32,7 +33,8 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import gene_names, new_file, write_genes
+    from cellfm_torch.commands.lists import gene_names
+    from cellfm_torch.commands.outputs import new_file, write_genes
     from cellfm_torch.data.files import one_file
     from cellfm_torch.enhance import enhance
 
@@ -40,7 +42,7 @@ def run(cfg: Any) -> int:
     settings = dict(options)
     cells = one_file(options["cells"])
     output = new_file(
-        options["output"], f"{cells.stem}_enhanced.h5ad", ".h5ad", "output", overwrite=options["overwrite"]
+        options["output"], f"{cells.stem}_enhanced.h5ad", ".h5ad", overwrite=options["overwrite"], source=cells
     )
     reading = options["data"] | {"genes": options["genes"]}
     console = Console()
@@ -59,6 +61,7 @@ def run(cfg: Any) -> int:
         **reading,
     )
     write_genes(found, output)
+    answer(output=output, cells=found.n_obs, genes=found.n_vars)
     what = f"layers['enhanced'] (log1p(CP10K) at {found.uns['cellfm_enhance']['rule']}), obsm['X_cellfm']"
     console.print(
         f"written: {output}, {found.n_obs:,} cells x {found.n_vars:,} genes: {what}",
@@ -88,13 +91,8 @@ def _score(
     from matplotlib.figure import Figure
 
     from cellfm_torch import __version__
-    from cellfm_torch.commands.gene_files import (
-        results_folder,
-        shares_of,
-        whole_numbers,
-        write_settings,
-        write_table,
-    )
+    from cellfm_torch.commands.lists import shares_of, whole_numbers
+    from cellfm_torch.commands.outputs import results_folder, write_settings, write_table
     from cellfm_torch.data.labelled import CellSet
     from cellfm_torch.data.report import print_report
     from cellfm_torch.enhance.evaluate import evaluate
@@ -135,6 +133,7 @@ def _score(
     page = render_depth(title=f"Read depth: {cells.name}", scores=scores, model=model, facts=facts)
     write_text(results / "page.html", page)
     write_settings(settings, results)
+    answer(results=results, scores=scores.groupby(["share", "model"], sort=False).mean(numeric_only=True).reset_index())
     console.print(f"scores: {results}", highlight=False, soft_wrap=True)
 
 

@@ -9,8 +9,8 @@ import lightning.pytorch as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from cellfm_torch.commands.cells import beside
 from cellfm_torch.commands.interrupt import StopSignals
+from cellfm_torch.commands.outputs import beside
 from cellfm_torch.commands.run_folder import RunFolder, resolved
 from cellfm_torch.commands.training import fit, make_trainer
 from cellfm_torch.data.fingerprint import checksum

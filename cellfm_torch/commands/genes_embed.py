@@ -23,7 +23,7 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import new_file, write_genes, write_table
+    from cellfm_torch.commands.outputs import new_file, write_genes, write_table
     from cellfm_torch.data.files import one_file
     from cellfm_torch.gene_tasks.embeddings import gene_embeddings
     from cellfm_torch.gene_tasks.embeddings.table import embedding_table
@@ -32,7 +32,7 @@ def run(cfg: Any) -> int:
     given, overwrite = options.pop("cells"), options["overwrite"]
     cells = one_file(given) if given else None
     default = "genes.h5ad" if cells is None else f"{cells.stem}_genes.h5ad"
-    output = new_file(options.pop("output"), default, ".h5ad", "output", overwrite=overwrite)
+    output = new_file(options.pop("output"), default, ".h5ad", overwrite=overwrite)
     parquet = options.pop("parquet")
     if parquet is not None:
         parquet = new_file(parquet, "", ".parquet", "parquet", overwrite=overwrite)
@@ -48,7 +48,7 @@ def run(cfg: Any) -> int:
     shapes = ", ".join(f"obsm['{key}'] {x.shape[1]} wide" for key, x in list(genes.obsm.items())[:3])
     more = f" and {len(genes.obsm) - 3} more" if len(genes.obsm) > 3 else ""
     console.print(f"{genes.n_obs:,} genes: {shapes}{more}", highlight=False, markup=False, soft_wrap=True)
-    answer(output=output)
+    answer(output=output, parquet=parquet, genes=genes.n_obs)
     console.print(f"written: {output}", highlight=False, markup=False, soft_wrap=True)
     if parquet is not None:
         write_table(embedding_table(genes), parquet)

@@ -25,7 +25,8 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import listed, results_folder, whole_numbers
+    from cellfm_torch.commands.lists import listed, whole_numbers
+    from cellfm_torch.commands.outputs import results_folder
     from cellfm_torch.gene_tasks.function import gene_function
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
@@ -53,7 +54,7 @@ def run(cfg: Any) -> int:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     _save(result, summary, settings, results)
     shutil.rmtree(keep, ignore_errors=True)
-    answer(results=results)
+    answer(results=results, scores=summary)
     console.print(f"results: {results}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -61,7 +62,7 @@ def run(cfg: Any) -> int:
 def _save(result: Any, summary: Any, settings: dict[str, Any], results: Path) -> None:
     from matplotlib.figure import Figure
 
-    from cellfm_torch.commands.gene_files import write_genes, write_settings, write_table
+    from cellfm_torch.commands.outputs import write_genes, write_settings, write_table
     from cellfm_torch.plots.cells import save_figure
     from cellfm_torch.plots.gene_function import function_bars
 

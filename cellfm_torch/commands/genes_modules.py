@@ -29,7 +29,8 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import results_folder, whole_numbers
+    from cellfm_torch.commands.lists import whole_numbers
+    from cellfm_torch.commands.outputs import results_folder
     from cellfm_torch.gene_tasks.modules import gene_modules
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
@@ -53,13 +54,13 @@ def run(cfg: Any) -> int:
     console.print(_table(found.comparison))
     _save(found, settings, results, says, networks)
     shutil.rmtree(keep, ignore_errors=True)
-    answer(results=results)
+    answer(results=results, modules=found.overview(), comparison=found.comparison)
     console.print(f"results: {results}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
 def _numbers(given: Any) -> list[float]:
-    from cellfm_torch.commands.gene_files import listed
+    from cellfm_torch.commands.lists import listed
     from cellfm_torch.errors import UserError
 
     try:
@@ -120,7 +121,7 @@ def _says(found: Any) -> list[str]:
 def _save(found: Any, settings: dict[str, Any], results: Path, says: list[str], networks: int) -> None:
     from matplotlib.figure import Figure
 
-    from cellfm_torch.commands.gene_files import write_genes, write_settings, write_table
+    from cellfm_torch.commands.outputs import write_genes, write_settings, write_table
     from cellfm_torch.files import write_text
     from cellfm_torch.plots.cells import save_figure
     from cellfm_torch.plots.gene_modules import activity_heat_map, gene_network

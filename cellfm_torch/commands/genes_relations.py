@@ -26,7 +26,8 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import gene_names, results_folder, write_settings
+    from cellfm_torch.commands.lists import gene_names
+    from cellfm_torch.commands.outputs import results_folder, write_settings
     from cellfm_torch.data.files import one_file
     from cellfm_torch.data.gene_sets import read_gmt
     from cellfm_torch.data.genes import GeneVocab
@@ -55,6 +56,7 @@ def run(cfg: Any) -> int:
             table = score_relations(model, cells, found, sets, accelerator=options["accelerator"], **chosen, **reading)
             _write_scores(table, results, Path(sets).name)
             _say(console, table)
+            answer(scores=table)
     except KeyboardInterrupt:
         return hydra_app.interrupted(keep)
     write_settings(settings, results)
@@ -63,7 +65,9 @@ def run(cfg: Any) -> int:
         first = "; ".join(f"{edge.gene} <- {edge.source}" for edge in one.edges(5).itertuples())
         line = f"{group}: {one.cells:,} cells, {len(one.genes):,} genes, {len(one.layers)} layers; strongest: {first}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    answer(results=results)
+    answer(
+        results=results, groups={group: {"cells": one.cells, "genes": len(one.genes)} for group, one in found.items()}
+    )
     console.print(f"results: {results}: GROUP.h5ad, .edges.csv, .cls.csv, .graphml, .png, .pdf", highlight=False)
     return 0
 
@@ -76,7 +80,7 @@ def _write(found: Any, stem: Path, *, edges: int, seed: int) -> None:
     import networkx
     from matplotlib.figure import Figure
 
-    from cellfm_torch.commands.gene_files import write_genes, write_table
+    from cellfm_torch.commands.outputs import write_genes, write_table
     from cellfm_torch.files import written_beside
     from cellfm_torch.plots.cells import save_figure
     from cellfm_torch.plots.gene_modules import gene_network
@@ -98,7 +102,7 @@ def _write(found: Any, stem: Path, *, edges: int, seed: int) -> None:
 def _write_scores(table: Any, results: Path, sets: str) -> None:
     from matplotlib.figure import Figure
 
-    from cellfm_torch.commands.gene_files import write_table
+    from cellfm_torch.commands.outputs import write_table
     from cellfm_torch.plots.cells import save_figure
     from cellfm_torch.plots.gene_scores import ratio_bars
 

@@ -23,7 +23,7 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import results_folder, write_genes, write_settings, write_table
+    from cellfm_torch.commands.outputs import results_folder, write_genes, write_settings, write_table
     from cellfm_torch.data.files import one_file
     from cellfm_torch.data.gene_annotation import known_biotypes
     from cellfm_torch.gene_tasks.specificity import specific_genes
@@ -59,7 +59,7 @@ def run(cfg: Any) -> int:
     )
     pictures = ", genes.png, .pdf" if drawn else ""
     files = f"genes.csv, agreement.csv, cells.h5ad{pictures}"
-    answer(results=results)
+    answer(results=results, groups=agreement.reset_index())
     console.print(f"results: {results}: {files}", highlight=False, soft_wrap=True)
     return 0
 

@@ -25,7 +25,8 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import gene_names, results_folder, write_settings, write_table
+    from cellfm_torch.commands.lists import gene_names
+    from cellfm_torch.commands.outputs import results_folder, write_settings, write_table
     from cellfm_torch.data.files import one_file
     from cellfm_torch.gene_tasks.whatif import what_if
 
@@ -46,7 +47,7 @@ def run(cfg: Any) -> int:
     console = Console()
     console.print(_table(found))
     _draw(found, results)
-    answer(results=results)
+    answer(results=results, edits=len(found.edits), genes=len(found.table))
     console.print(f"results: {results}: genes.csv, edits.csv, genes.png, .pdf", highlight=False, soft_wrap=True)
     return 0
 

@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from cellfm_torch import paths, processes
-from cellfm_torch.answers import answer
-from cellfm_torch.command_line import INTERRUPTED, complain
+from cellfm_torch import command_line, paths, processes
+from cellfm_torch.command_line import complain
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.files import not_written
 from cellfm_torch.lost import lost
@@ -83,14 +82,11 @@ def run(job: Callable[[Any], int], *, config: str, overrides: Sequence[str]) -> 
         except (UserError, HydraException, OmegaConfBaseException) as problem:  # here, or Hydra prints lines of its own
             result = complain(explain(problem, config=config), page=page_of(problem))
         except KeyboardInterrupt:
-            print("interrupted: give the same command again", file=sys.stderr)
-            answer(error="interrupted")
-            result = INTERRUPTED
+            result = command_line.interrupted()
         except SystemExit as stop:
             if type(stop).__name__ != "SIGTERMException":  # of Lightning, which would end with exit code 0
                 raise
-            print("stopped by SIGTERM: give the same command again", file=sys.stderr)
-            result = 128 + signal.SIGTERM
+            result = command_line.interrupted(by="stopped by SIGTERM", code=128 + signal.SIGTERM)
         except Exception as problem:
             if type(problem).__name__ == "MisconfigurationException":  # Lightning's word for options that cannot be
                 result = complain(problem, page="install" if "ccelerator" in str(problem) else "training")
@@ -189,9 +185,7 @@ def interrupted(keep: Path | None = None) -> int:
         Folder of what is done, where the job has one.
     """
     kept = f"what is done is kept in {keep}; the same command goes on"
-    print(f"interrupted: {kept if keep is not None and keep.exists() else 'nothing was written'}", file=sys.stderr)
-    answer(error="interrupted")
-    return INTERRUPTED
+    return command_line.interrupted(kept if keep is not None and keep.exists() else "nothing was written")
 
 
 def explain(problem: Exception, *, config: str) -> str:

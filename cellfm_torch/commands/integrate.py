@@ -35,6 +35,7 @@ def integrate(cfg: Any) -> int:
     from cellfm_torch.commands import cells as files
     from cellfm_torch.commands.fine_tuning import FineTuning
     from cellfm_torch.commands.interrupt import Stopped
+    from cellfm_torch.commands.outputs import beside, new_file
     from cellfm_torch.data.files import one_file
     from cellfm_torch.errors import UserError
     from cellfm_torch.ops.backend import set_backend
@@ -45,7 +46,7 @@ def integrate(cfg: Any) -> int:
     scorer = chosen_scorer(cfg.scorer)
     check_baselines(cfg.baselines)
     path = one_file(cfg.cells)
-    output = files.output_file(cfg.output, path, "integrated")
+    output = new_file(cfg.output, f"{path.stem}_integrated.h5ad", ".h5ad", overwrite=cfg.overwrite, source=path)
     adata = files.read_cells(path)
     batches = column(adata, cfg.batch, "batch", path.name)
     if len(set(batches)) < 2:
@@ -55,7 +56,10 @@ def integrate(cfg: Any) -> int:
         raise UserError(f"label={cfg.label}: {path.name} has fewer than two types of cells; scores need two")
     # What is wrong with its options shows before any work.
     tuning = FineTuning(cfg, path, output) if cfg.method == "finetune" else None
-    reading = {key: cfg.data[key] for key in ("layer", "counts")} | {"genes": dict(cfg.genes)}
+    reading = {key: cfg.data[key] for key in ("layer", "counts")} | {
+        "genes": dict(cfg.genes),
+        "accelerator": cfg.accelerator,
+    }
     console = Console()
     embeddings = {}
     if tuning is not None:  # first: where it was interrupted it goes on at once
@@ -64,7 +68,7 @@ def integrate(cfg: Any) -> int:
         except Stopped as stop:
             console.print(f"{stop}, which is saved: the same command goes on", highlight=False)
             return stop.exit_code
-        tuning.task.network.save_pretrained(folder := files.beside(output, "model"))
+        tuning.task.network.save_pretrained(folder := beside(output, "model"))
         console.print(f"model:  {folder} ({losses})", highlight=False, soft_wrap=True)
     if tuning is None or labels is not None:
         embeddings[ZERO_SHOT] = files.embed(adata, cfg.model_folder, path.name, **reading)
@@ -108,6 +112,7 @@ def integrate(cfg: Any) -> int:
     files.write_cells(adata, output)
     if tuning is not None:
         tuning.remove()
+    answer(output=output, scores=[] if table is None else table.reset_index(names="method"))
     _next_steps(console, output, table is not None)
     return 0
 
@@ -116,7 +121,7 @@ def _save_table(table: Any, output: Path, title: str) -> None:
     from matplotlib.figure import Figure
 
     from cellfm_torch.analysis.integration import NAMES
-    from cellfm_torch.commands.cells import beside
+    from cellfm_torch.commands.outputs import beside
     from cellfm_torch.files import write_text
     from cellfm_torch.plots.cells import save_figure
     from cellfm_torch.plots.scores import score_table
@@ -145,7 +150,6 @@ def _say(console: Any, table: Any) -> None:
 def _next_steps(console: Any, output: Path, scored: bool) -> None:
     stem = output.with_suffix("")
     scores = f"\nscores: {stem}.scores.csv, .png, .pdf" if scored else ""
-    answer(output=output)
     console.print(f"cells:  {output}, obsm['X_cellfm']{scores}", highlight=False, soft_wrap=True)
 
 

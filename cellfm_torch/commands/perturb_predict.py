@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 
 SAME = "same"
@@ -24,19 +25,21 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import gene_names, new_file, write_genes
+    from cellfm_torch.commands.lists import gene_names
+    from cellfm_torch.commands.outputs import new_file, write_genes
     from cellfm_torch.data.files import one_file
     from cellfm_torch.errors import UserError
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     cells, genes = one_file(options["cells"]), gene_names(options["gene_list"]) or []
     default = f"{cells.stem}_perturbed.h5ad"
-    output = new_file(options["output"], default, ".h5ad", "output", overwrite=options["overwrite"])
+    output = new_file(options["output"], default, ".h5ad", overwrite=options["overwrite"], source=cells)
     if options["single_cells"] and len(genes) != 1:
         raise UserError(f"single_cells=true: takes one condition, {len(genes)} are asked for")
     predictor = load_predictor(options)
     found = predictor.predict_cells(genes[0], cells) if options["single_cells"] else predictor.predict(genes, cells)
     write_genes(found, output)
+    answer(output=output, rows=found.n_obs, genes=found.n_vars)
     console = Console()
     if not options["single_cells"]:
         for line in _lines(found, options["top"]):

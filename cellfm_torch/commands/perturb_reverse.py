@@ -21,13 +21,14 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import gene_names, new_file, write_table
+    from cellfm_torch.commands.lists import gene_names
+    from cellfm_torch.commands.outputs import new_file, write_table
     from cellfm_torch.commands.perturb_predict import load_predictor
     from cellfm_torch.data.files import one_file
 
     options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     cells = one_file(options["cells"])
-    output = new_file(options["output"], "", ".csv", "output", overwrite=options["overwrite"])
+    output = new_file(options["output"], "", ".csv", overwrite=options["overwrite"])
     predictor = load_predictor(options)
     table = predictor.reverse(
         cells,
@@ -41,7 +42,7 @@ def run(cfg: Any) -> int:
     write_table(table, output)
     console = Console()
     console.print(_table(table.head(options["top"]), f"{options['start']} -> {options['target']}", len(table)))
-    answer(output=output)
+    answer(output=output, candidates=table.head(options["top"]))
     console.print(f"written: {output}, {len(table):,} candidates", highlight=False, soft_wrap=True)
     return 0
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 from cellfm_torch.quiet import quiet_lightning
 
@@ -29,7 +30,8 @@ def run(cfg: Any) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from cellfm_torch.commands.gene_files import results_folder, whole_numbers, write_settings
+    from cellfm_torch.commands.lists import whole_numbers
+    from cellfm_torch.commands.outputs import results_folder, write_settings
     from cellfm_torch.data.files import one_file
     from cellfm_torch.errors import UserError
     from cellfm_torch.job_folder import open_job
@@ -96,6 +98,11 @@ def run(cfg: Any) -> int:
         raise
     write_settings(settings | {"left_out": cells.said}, results)
     shutil.rmtree(keep, ignore_errors=True)
+    answer(
+        results=results,
+        predictor=results / PREDICTOR if options["final"] or not found.splits else None,
+        scores=found.summary() if found.splits else [],
+    )
     say(f"results: {results}")
     return 0
 
@@ -167,7 +174,7 @@ def _save(found: Any, screen: Any, settings: dict[str, Any], results: Path) -> N
     from matplotlib.figure import Figure
 
     from cellfm_torch import __version__
-    from cellfm_torch.commands.gene_files import write_genes, write_table
+    from cellfm_torch.commands.outputs import write_genes, write_table
     from cellfm_torch.commands.perturb_tables import effects_table, page_of
     from cellfm_torch.files import write_text
     from cellfm_torch.perturbation.gene.split_files import save_split

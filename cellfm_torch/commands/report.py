@@ -23,13 +23,15 @@ def report(cfg: Any) -> int:
 
     from cellfm_torch.annotation.labels import read_labels_map
     from cellfm_torch.commands.cells import read_cells
+    from cellfm_torch.commands.outputs import new_file
     from cellfm_torch.report.gather import UMAP, checked, write_report
 
     path = annotated_file(cfg.cells)
     adata = read_cells(path)
     options = {key: cfg[key] for key in ("prediction", "label", "batch", "most_cells")}
     options["labels_map"] = read_labels_map(cfg.labels_map)
-    output = checked(adata, cfg.output or f"{path.stem}_report.html", source=path.name, **options)
+    output = new_file(cfg.output, f"{path.stem}_report.html", ".html", overwrite=cfg.overwrite)
+    checked(adata, output, source=path.name, **options)
     console = Console()
     had = UMAP in adata.obsm
     with console.status("UMAP, genes and tables ..."):

@@ -23,7 +23,7 @@ from cellfm_torch.drug.splits import Split, make_splits
 from cellfm_torch.embedding.cell_sets import Embeddings, counts_digest, weights_digest
 from cellfm_torch.errors import UserError, nearest
 from cellfm_torch.job_folder import kept, open_job
-from cellfm_torch.model.device import device_named
+from cellfm_torch.model.device import chosen_device
 from cellfm_torch.model.loading import Backbone, load_model, untrained
 
 
@@ -42,7 +42,7 @@ def drug_response(
     random_weights: bool = True,
     values: str = "auto",
     unit: str = "ln_uM",
-    device: str | None = None,
+    accelerator: str = "auto",
     keep: str | Path | None = None,
     overwrite: bool = False,
     say: Callable[[str], None] | None = None,
@@ -84,8 +84,8 @@ def drug_response(
         ``"log2"``, ``"ln"``, ``"linear"`` expression; ``"auto"`` tells which.
     unit
         ``"ln_uM"``, ``"uM"``, ``"nM"`` or ``"pIC50"`` (-log10 of molar).
-    device
-        Where to embed, such as ``"cuda"``.
+    accelerator
+        Where to embed; ``"auto"`` takes a GPU where there is one.
     keep
         Folder in which embeddings and the predictions of each split are kept as they are made: the same call goes on
         after an interruption. Whoever gives it removes it.
@@ -121,7 +121,7 @@ def drug_response(
             raise UserError(f"fit.{name}: there is no such option{nearest(name, FitOptions.__dataclass_fields__)}")
     options = FitOptions(**dict(fit_options or {}), trainer=dict(trainer or {}))
     network: Any = load_model(Path(model).expanduser()) if isinstance(model, str | Path) else model
-    network = network if device is None else network.to(device_named(device))
+    network = network.to(chosen_device(accelerator))
     responses = read_responses(
         expression,
         ic50,

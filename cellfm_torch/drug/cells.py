@@ -25,7 +25,7 @@ from cellfm_torch.drug.labels import response_labels, true_labels
 from cellfm_torch.drug.methods import BLIND, Rows, check_method, check_number, logistic, sensitivity
 from cellfm_torch.embedding.cell_sets import Embeddings
 from cellfm_torch.errors import UserError
-from cellfm_torch.model.device import device_named
+from cellfm_torch.model.device import chosen_device
 from cellfm_torch.model.loading import Backbone, load_model, untrained
 
 GENES, UNADAPTED, RANDOM = "logistic on shared genes", "no adaptation", "random weights"
@@ -90,7 +90,7 @@ def single_cell_response(
     unit: str = "ln_uM",
     random_weights: bool = True,
     seed: int = 0,
-    device: str | None = None,
+    accelerator: str = "auto",
     keep: str | Path | None = None,
     say: Callable[[str], None] | None = None,
     genes: Any = None,
@@ -127,6 +127,8 @@ def single_cell_response(
         Also with the same network with random weights.
     seed
         Of everything.
+    accelerator
+        Where to embed; ``"auto"`` takes a GPU where there is one.
     keep
         Folder in which embeddings are kept as they are made: the same call goes on after an interruption, and one with
         another drug or method does not make them again. Whoever gives it removes it.
@@ -148,7 +150,7 @@ def single_cell_response(
         raise UserError(f"seed={seed}: must be a whole number, not negative")
     tell, kept = say or (lambda line: None), None if keep is None else Path(keep)
     network: Any = load_model(Path(model).expanduser()) if isinstance(model, str | Path) else model
-    network = network if device is None else network.to(device_named(device))
+    network = network.to(chosen_device(accelerator))
     named = {} if genes is None else {"genes": genes}
     of_lines = named | ({"token_budget": reading["token_budget"]} if "token_budget" in reading else {})
     joined = read_responses(

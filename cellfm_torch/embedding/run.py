@@ -222,7 +222,7 @@ def _target(output: Path, *, overwrite: bool) -> Path:
     if output.suffix != ".h5ad":
         raise UserError(f"output={output}: the name must end in .h5ad")
     if output.exists() and not overwrite:
-        raise UserError(f"{output}: exists already: give another output, or overwrite=true to replace it")
+        raise UserError(f"{output}: exists already: choose another output, or set overwrite=true")
     return output
 
 

@@ -82,7 +82,7 @@ def umap_coordinates(embedding: Any, seed: int = 0, *, metric: str = "euclidean"
         try:
             import umap
         except ImportError:
-            raise UserError("UMAP needs umap-learn, which is not installed; run: pip install umap-learn") from None
+            raise UserError("UMAP needs umap-learn, which is not installed: pip install umap-learn") from None
         # A minimal distance of 0.5, scanpy's default, keeps small clusters from shrinking to a dot.
         options = {"metric": metric, "min_dist": 0.5, "random_state": seed, "n_jobs": 1}
         return umap.UMAP(n_neighbors=min(n_neighbors, len(x) - 1), **options).fit_transform(x)

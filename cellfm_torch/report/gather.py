@@ -124,7 +124,7 @@ def checked(
         if not given & predicted:
             raise UserError(
                 f"label={label}: none of its types ({examples(sorted(given))}) is among the predicted ones "
-                f"({examples(sorted(predicted))}): give --labels-map FILE.csv with columns from,to"
+                f"({examples(sorted(predicted))}): give labels_map=FILE.csv with columns from,to"
             )
     return output
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cellfm_torch.verb import Group, Option, Verb
+from cellfm_torch.verbs import common
 
 STORE_VERBS = {
     "info": Verb(
@@ -31,7 +32,9 @@ VERBS: dict[str, Verb | Group] = {
             Option("--steps", "trainer.max_steps={}", "optimiser steps"),
             Option("--strategy", "trainer={}", "single (the default), ddp, fsdp or hybrid, see conf/trainer"),
             Option("--lr", "optim.lr={}", "highest learning rate"),
-            Option("--seed", "seed={}", "of weights, split, order and masks"),
+            common.SEED,
+            common.LAYER,
+            common.TRAINER_ACCELERATOR,
             Option("--resume", "resume=true", "go on where the run in the folder stopped"),
         ),
         "cellfm train --data 'cells/*.h5ad' --run-dir runs/mine data.mask_fraction=0.3",
@@ -42,7 +45,7 @@ VERBS: dict[str, Verb | Group] = {
         (
             Option("--output", "output={}", "folder of the store"),
             Option("--processes", "processes={}", "files read at the same time (default: one per core)"),
-            Option("--layer", "data.layer={}", "matrix of raw counts: raw, or the name of a layer (default: X)"),
+            common.LAYER,
             Option("--min-genes", "data.min_genes={}", "cells expressing fewer genes are left out (default: 10)"),
         ),
         "cellfm prepare 'cells/*.h5ad' --output cells.store",
@@ -62,7 +65,7 @@ VERBS: dict[str, Verb | Group] = {
         (
             Option("--output", "output={}", "model folder to write"),
             Option("--config", "config={}", "config.yaml of the run, for a checkpoint outside of its run folder"),
-            Option("--overwrite", "overwrite=true", "replace the output where it exists"),
+            common.OVERWRITE,
         ),
         "cellfm export runs/mine --output models/mine",
         words=("checkpoint", "CHECKPOINT"),

@@ -120,9 +120,9 @@ def test_folds_hold_every_class() -> None:
     for code in range(3):
         assert np.ptp(np.bincount(fold[code == CODES], minlength=3)) <= 1
     assert (folds(CODES, 3, NAMES, seed=1) != fold).any() and (folds(CODES, 3, NAMES, seed=0) == fold).all()
-    with pytest.raises(UserError, match=r"split=4: 1 types have fewer cells than folds, such as 'c' \(3\)"):
+    with pytest.raises(UserError, match=r"folds=4: 1 types have fewer cells than folds, such as 'c' \(3\)"):
         folds(CODES, 4, NAMES, seed=0)
-    with pytest.raises(UserError, match="split=1: must be at least 2"):
+    with pytest.raises(UserError, match="folds=1: must be at least 2"):
         folds(CODES, 1, NAMES, seed=0)
 
 

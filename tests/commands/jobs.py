@@ -1,14 +1,29 @@
-"""The training command on few cells, in this process or another."""
+"""Commands in this process or another; the training command on few cells."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from cellfm_torch import cli
 
 ROOT = Path(__file__).parents[2]
+
+
+def answer_of(words: list[str]) -> dict[str, Any]:
+    """Run a command with --json; returns what it says to machines. What it says to people goes to stderr."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert cli.main([*words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(out.getvalue())
+    return found
 
 
 def small_job(cells: Path, run_dir: Path, *more: str) -> list[str]:

@@ -104,7 +104,7 @@ def test_query_with_known_types(places: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_evaluations_within_the_reference(places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results"
-    more = ["--split", "4", "--leave-out", "batch", "--few-shot", "2,5", "fit.k=3"]
+    more = ["--folds", "4", "--leave-out", "batch", "--few-shot", "2,5", "fit.k=3"]
     assert cli.main(typed(places, results, *more)) == 0
     assert "knn: nearest neighbours on embeddings: nothing is trained (zero-shot)" in capsys.readouterr().out
     table = pd.read_csv(results / "scores.csv")
@@ -174,23 +174,23 @@ def test_goes_on_where_it_was_killed(
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ([], "nothing to do: give a query=FILE to label, or split, leave_out or few_shot"),
-        (["--split", "4", "--label", "celltype"], "label=celltype: no such column in obs"),
-        (["--split", "17"], "split=17: 3 types have fewer cells than folds, such as 'B' (16)"),
-        (["--split", "1"], "split=1: must be at least 2 folds"),
+        ([], "nothing to do: give a query=FILE to label, or folds, leave_out or few_shot"),
+        (["--folds", "4", "--label", "celltype"], "label=celltype: no such column in obs"),
+        (["--folds", "17"], "folds=17: 3 types have fewer cells than folds, such as 'B' (16)"),
+        (["--folds", "1"], "folds=1: must be at least 2 folds"),
         (["--leave-out", "bach"], "leave_out=bach: no such column in obs"),
         (["--leave-out", "source_file"], "leave_out=source_file: has one value only (reference.h5ad)"),
         (["--few-shot", "16"], "few_shot=16: no cell is left to test on"),
         (["--few-shot", "many"], "few_shot=many: give whole numbers"),
-        (["--split", "4", "--method", "kn"], "method=kn: choose knn"),
-        (["--split", "4", "--model", "nowhere"], "nowhere is not a model folder"),
-        (["--split", "4", "--output", "x.h5ad"], "output=x.h5ad: there is no query to label"),
-        (["--split", "4", "--labels-map", "no.csv"], "labels_map=no.csv: no such file"),
-        (["--split", "4", "fit.reject=2"], "reject=2: must be a share"),
+        (["--folds", "4", "--method", "kn"], "method=kn: choose knn"),
+        (["--folds", "4", "--model", "nowhere"], "nowhere is not a model folder"),
+        (["--folds", "4", "--output", "x.h5ad"], "output=x.h5ad: there is no query to label"),
+        (["--folds", "4", "--labels-map", "no.csv"], "labels_map=no.csv: no such file"),
+        (["--folds", "4", "fit.reject=2"], "reject=2: must be a share"),
         (["--query", "QUERY", "--query-label", "other"], "query_label=other: reference and query share no type"),
-        (["--split", "4", "baselines=[pca_kn]"], "baselines: there is no 'pca_kn'; did you mean 'pca_knn'"),
+        (["--folds", "4", "baselines=[pca_kn]"], "baselines: there is no 'pca_kn'; did you mean 'pca_knn'"),
         (["--query", "cells.csv"], "query=cells.csv: give an h5ad file"),
-        (["--split", "4", "--query-label", "kind"], "query_label=kind: there is no query"),
+        (["--folds", "4", "--query-label", "kind"], "query_label=kind: there is no query"),
     ],
 )
 def test_mistakes(

@@ -9,6 +9,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from jobs import answer_of
 from treated_cells import ASPIRIN, ETHANOL, few_cells, network, small_file
 
 from cellfm_torch import cli
@@ -31,7 +32,9 @@ def results(places: Path) -> Path:
     folder = places / "results"
     typed = ["chem", "train", str(places / "treated.h5ad"), "--model", str(places / "model")]
     typed += ["--drug", "drug", "--dose", "dose", "--smiles", "smiles", "--split", "compound"]
-    assert cli.main([*typed, "--results", str(folder), *SHORT]) == 0
+    found = answer_of([*typed, "--results", str(folder), *SHORT])
+    assert found["results"] == str(folder) and found["predictor"] == str(folder / "predictor")
+    assert {row["method"] for row in found["scores"]} >= {"no change", "mean shift"}
     return folder
 
 

@@ -9,6 +9,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from jobs import answer_of
 from made_up import NUM_CELLS, make_cells
 
 from cellfm_torch import cli
@@ -39,8 +40,9 @@ def typed(cells: Path, *more: str) -> list[str]:
 
 def test_tables_pictures_and_the_file(cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out.h5ad"
-    assert cli.main(typed(cells, "--output", str(output), "share=0.3")) == 0
-    said = capsys.readouterr().out
+    found = answer_of(typed(cells, "--output", str(output), "share=0.3"))
+    assert found["output"] == str(output) and set(found["hits"]) == {"CellFM", "PCA"}
+    said = capsys.readouterr().err
     assert "stim against ctrl, tested over 2 donors, each compared with itself; FDR 0.1" in said
     assert "2 donors bound the power" in said and "CellFM: " in said and "PCA: " in said
     names = {path.name for path in tmp_path.iterdir()}
@@ -62,7 +64,7 @@ def test_which_two_conditions() -> None:
     assert two_conditions(np.array(["b", "a"], object), None, None, "c") == ("b", "a")
     three = np.array(["a", "b", "c"], object)
     assert two_conditions(three, "c", "a", "x") == ("c", "a")
-    with pytest.raises(UserError, match="pick them with --case VALUE --control VALUE"):
+    with pytest.raises(UserError, match="pick them with case=VALUE and control=VALUE"):
         two_conditions(three, "c", None, "x")
 
 
@@ -74,7 +76,7 @@ def test_which_two_conditions() -> None:
         (["--donor", "one"], "all cells are of one donor ('d1')"),
         (
             ["--condition", "three"],
-            "has 3 values (a, b, c), two are compared: pick them with --case VALUE --control VALUE",
+            "has 3 values (a, b, c), two are compared: pick them with case=VALUE and control=VALUE",
         ),
         (["--condition", "one"], "has 1 values (d1)"),
         (["--case", "stin"], "case=stin: no such value in condition (it has ctrl, stim); did you mean 'stim'?"),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from jobs import spawn, wait_for
+from jobs import answer_of, spawn, wait_for
 from made_up import make_cells, make_model
 from safetensors.torch import load_file
 
@@ -58,8 +58,9 @@ def test_zero_shot_without_labels(given: Given, tmp_path: Path, capsys: pytest.C
 def test_fine_tuned_and_scored(given: Given, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out.h5ad"
     arguments = ["--label", "cell_type", "--method", "finetune", "--epochs", "2", "--output", str(output)]
-    assert cli.main(typed(given, *arguments, "scorer=own", "baselines=[pca]", "optim.lr=1e-3")) == 0
-    said = capsys.readouterr().out
+    found = answer_of(typed(given, *arguments, "scorer=own", "baselines=[pca]", "optim.lr=1e-3"))
+    assert {row["method"] for row in found["scores"]} == {"CellFM, zero-shot", "CellFM, fine-tuned", "PCA"}
+    said = capsys.readouterr().err
     assert "graph connectivity" in said and "held-out loss" in said
     table = pd.read_csv(tmp_path / "out.scores.csv", index_col="method")
     assert list(table.index) == ["CellFM, zero-shot", "CellFM, fine-tuned", "PCA"]

@@ -143,7 +143,7 @@ def test_json_is_one_line_and_the_rest_goes_to_stderr(
     ("raised", "code", "error"),
     [
         (RuntimeError("broke"), 1, "RuntimeError: broke"),
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt(), 130, "interrupted: give the same command again"),
         (SystemExit(2), 2, None),
     ],
 )

@@ -10,6 +10,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from jobs import answer_of
 from made_up import make_model
 
 from cellfm_torch import GenePerturbation, ScFoundation, ScFoundationConfig, cli
@@ -43,7 +44,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(places: Path) -> Path:
     """Results of a run on the small screen."""
-    assert cli.main(typed(places, places / "trained")) == 0
+    found = answer_of(typed(places, places / "trained"))
+    assert found["predictor"] == str(places / "trained" / "predictor")
+    assert {row["model"] for row in found["scores"]} >= {MODEL, "no change"}
     return places / "trained"
 
 

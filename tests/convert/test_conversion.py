@@ -124,7 +124,7 @@ def test_termination_leaves_nothing(
     monkeypatch.setattr(write, "raw", stop)
     handler = signal.getsignal(signal.SIGTERM)
     assert main(["pretrain.ckpt", *GIVEN]) == 130
-    assert capsys.readouterr().err == "stopped; nothing was written\n" and sorted(work.rglob("*")) == before
+    assert capsys.readouterr().err == "interrupted: nothing was written\n" and sorted(work.rglob("*")) == before
     assert signal.getsignal(signal.SIGTERM) is handler
 
 

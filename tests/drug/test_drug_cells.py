@@ -99,8 +99,7 @@ def test_thresholds_and_files(cells: anndata.AnnData, tables: dict[str, Any], tm
         ({"drug": "drug 1", "response": "one"}, r"response=one: cells of both kinds"),
         ({"drug": "drug 1", "threshold": "abc"}, r"threshold=abc: must be a number, in ln\(uM\)"),
         ({"drug": "drug 1", "seed": -1}, r"seed=-1: must be a whole number, not negative"),
-        ({"drug": "drug 1", "device": "cudda"}, r"device=cudda: give cpu, cuda, cuda:1 or mps; did you mean 'cuda'"),
-        ({"drug": "drug 1", "device": "cuda:99"}, r"device=cuda:99: there is none on this machine that torch can use"),
+        ({"drug": "drug 1", "accelerator": "cudda"}, r"accelerator=cudda: choose auto, cpu, .*; did you mean 'cuda'"),
         ({"drug": "drug 1", "by": "donor"}, r"by=donor: no such column in obs"),
         (
             {"drug": "drug 1", "threshold": -50.0, "method": "adversarial"},

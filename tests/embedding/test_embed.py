@@ -256,7 +256,7 @@ def test_refusals(cells: Path, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "two.h5ad").write_bytes(cells.read_bytes())
     for given, options, says in (
         (cells, {"outputs": "cel"}, r"outputs=cel: this CellFM has cell, mean, .*did you mean 'cell'"),
-        (cells, {"output": tmp_path / "there.h5ad"}, "exists already: give another output, or overwrite=true"),
+        (cells, {"output": tmp_path / "there.h5ad"}, "exists already: choose another output, or set overwrite=true"),
         (cells, {"output": tmp_path / "out.csv"}, "the name must end in .h5ad"),
         (cells, {"min_genes": 200}, "min_genes: embedding keeps all cells"),
         (cells, {"devices": 2}, "devices=2: takes an output file"),

@@ -129,7 +129,7 @@ def test_terms_of_stored_embeddings(sets: Path, model: Path) -> None:
     options = {"keys": ["X_context"], "cells": None, "folds": 3, "seeds": [0], "probes": ["logistic", "mlp"]}
     result = gene_function(sets, embeddings=genes, **options, top_terms=2, verbose=False)
     assert result.left_out == (
-        "left out: baselines of expression, which take cells (--cells FILE)",
+        "left out: baselines of expression, which take cells=FILE",
         "left out: the untrained network, which takes its folder (--model FOLDER)",
     )
     (question,) = result.questions

@@ -145,7 +145,7 @@ def test_given_types_under_other_names(cells: Path, tmp_path: Path, capsys: pyte
     typed = ["report", str(tmp_path / "cells.h5ad"), "--label", "theirs", "--output", str(tmp_path / "page.html")]
     assert cli.main(typed) == 2
     said = capsys.readouterr().err
-    assert "is among the predicted ones" in said and "--labels-map FILE.csv" in said and said.count("\n") == 1
+    assert "is among the predicted ones" in said and "labels_map=FILE.csv" in said and said.count("\n") == 1
     names = sorted(set(adata.obs["cell_type"]))
     rows = [f"their {name},{'' if name == 'NK' else name}" for name in names]
     (tmp_path / "map.csv").write_text("\n".join(["from,to", *rows]))

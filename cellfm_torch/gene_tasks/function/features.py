@@ -94,7 +94,7 @@ def read_features(
     """
     if model is None and embeddings is None:
         raise UserError(
-            "there is nothing to ask about: give a model folder (--model) or gene embeddings (--embeddings)"
+            "there is nothing to ask about: give a model folder or gene embeddings (embeddings=FILE)"
         )
     for name in baselines:
         if name not in BASELINES:
@@ -129,7 +129,7 @@ def read_features(
     left_out = []
     if {EXPRESSION, PCA} & {*baselines}:
         if cells is None:
-            left_out.append("left out: baselines of expression, which take cells (--cells FILE)")
+            left_out.append("left out: baselines of expression, which take cells=FILE")
         else:
             profiles = GeneProfiles.read(cells, genes, seed=seed, **reading)
             if EXPRESSION in baselines:

@@ -117,7 +117,7 @@ def gene_modules(
     groups = None
     if by is not None:
         if profiles is None:
-            raise UserError(f"by={by}: groups of cells take the cells: give them (--cells FILE)")
+            raise UserError(f"by={by}: groups of cells take the cells: give them, cells=FILE")
         groups = column(AnnData(obs=profiles.obs), by, "by", profiles.source, gaps=True)
     rows = _expressed(embeddings, x, key, profiles, least_cells, source)
     tested = None
@@ -203,7 +203,7 @@ def _expressed(
         number = profiles.cells_of
     else:
         raise UserError(
-            f"{source}: has no obs['{CELLS}{suffix}'], how many cells express a gene: give the cells (--cells FILE)"
+            f"{source}: has no obs['{CELLS}{suffix}'], how many cells express a gene: give the cells, cells=FILE"
         )
     rows = np.flatnonzero(finite & (number >= least))
     if len(rows) < 10:

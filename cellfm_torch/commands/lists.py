@@ -1,14 +1,11 @@
-"""Files that the verbs about genes read and write."""
+"""Options that take one thing or several: genes, seeds, shares."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from cellfm_torch import __version__
 from cellfm_torch.errors import UserError
-from cellfm_torch.files import write_text, written_beside
 
 LISTS = (".txt", ".csv", ".tsv", ".list")
 """Ends of names of files with a gene a line; RP11-34P13.7 is a gene."""
@@ -58,39 +55,6 @@ def shares_of(given: Any, option: str) -> list[float]:
     return [float(value) for value in found]
 
 
-def new_file(given: str | None, default: str, suffix: str, option: str, *, overwrite: bool) -> Path:
-    """Return the file to write.
-
-    Raises
-    ------
-    UserError
-        If its name ends otherwise, or it is there already.
-    """
-    path = Path(given or default).expanduser()
-    if path.suffix != suffix:
-        raise UserError(f"{option}={path}: the name must end in {suffix}")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path}: exists already: choose another {option}, or set overwrite=true")
-    return path
-
-
-def results_folder(given: str, *, overwrite: bool) -> Path:
-    """Return the folder of results, which holds none yet.
-
-    Raises
-    ------
-    UserError
-        If it is a file, or holds results already.
-    """
-    folder = Path(given).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"results={folder}: is a file: give the name of a folder")
-    held = [path.name for path in folder.iterdir() if path.name != "parts"] if folder.exists() else []
-    if held and not overwrite:
-        raise UserError(f"results={folder}: holds results already: choose another folder, or set overwrite=true")
-    return folder
-
-
 def gene_names(given: Any) -> list[str] | None:
     """Return genes that were listed (``[A,B]`` or ``A,B``), or that a file lists one a line; None for none.
 
@@ -112,34 +76,3 @@ def gene_names(given: Any) -> list[str] | None:
     if not names:
         raise UserError(f"{path}: names no gene: give one a line")
     return names
-
-
-def write_settings(settings: dict[str, Any], results: Path) -> None:
-    """Write how results were made, with the version, as settings.json."""
-    text = json.dumps({**settings, "version": __version__}, indent=2, default=str)
-    write_text(results / "settings.json", f"{text}\n")
-
-
-def write_genes(genes: Any, path: Path) -> None:
-    """Write an AnnData of genes beside and rename it."""
-    from cellfm_torch.h5_files import write_anndata
-
-    write_anndata(genes, path, compression="gzip")
-
-
-def write_table(table: Any, path: Path) -> None:
-    """Write a data frame as parquet, or as csv by its name, beside and rename it.
-
-    Raises
-    ------
-    UserError
-        If parquet was asked for and pyarrow is not installed.
-    """
-    with written_beside(path) as part:
-        if path.suffix != ".parquet":
-            table.to_csv(part, float_format="%.6g", index=False)
-            return
-        try:
-            table.to_parquet(part, index=False)
-        except ImportError:
-            raise UserError(f"{path}: parquet takes pyarrow: pip install 'cellfm_torch[parquet]'") from None

@@ -1,4 +1,4 @@
-"""Options of the verbs about genes."""
+"""Options that take several things, and folders of results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cellfm_torch.commands.gene_files import listed, results_folder, whole_numbers
+from cellfm_torch.commands.lists import listed, whole_numbers
+from cellfm_torch.commands.outputs import results_folder
 from cellfm_torch.errors import UserError
 
 
@@ -48,7 +49,7 @@ def test_results_are_not_replaced(tmp_path: Path) -> None:
 
 def test_a_gene_with_a_dot_is_no_file() -> None:
     """Clones have names such as RP11-34P13.7; a list of genes ends as lists do."""
-    from cellfm_torch.commands.gene_files import gene_names
+    from cellfm_torch.commands.lists import gene_names
 
     assert gene_names("RP11-34P13.7,KLF1") == ["RP11-34P13.7", "KLF1"]
     with pytest.raises(UserError, match=r"nowhere.txt: no such list of genes"):

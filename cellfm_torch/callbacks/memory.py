@@ -119,6 +119,11 @@ class KeepFreedMemory(Callback):
     room
         Free memory in multiples of what the process has taken at its peak so far, at least; half of that from then on.
 
+    Raises
+    ------
+    UserError
+        If `room` is not above 0.
+
     Attributes
     ----------
     kept : bool or None

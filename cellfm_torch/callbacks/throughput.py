@@ -32,6 +32,11 @@ class Throughput(Callback):
     window
         Training batches to average over.
 
+    Raises
+    ------
+    UserError
+        If that is none.
+
     Attributes
     ----------
     cells_per_second, tokens_per_second : float or None

@@ -60,7 +60,7 @@ def prepare(cfg: Any) -> int:
     for entry in outcome.repeated:
         console.print(f"left out: {entry['source']} has the same contents as {entry['of']}", soft_wrap=True)
     for _, problem in outcome.failed:
-        complain(problem, page="files")
+        complain(problem)
     if outcome.added or outcome.known:
         store = Store(folder)
         if options["page"] and (outcome.added or not (folder / "qc.html").is_file()):

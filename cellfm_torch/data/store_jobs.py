@@ -15,12 +15,13 @@ from typing import Any
 
 from cellfm_torch.data.store_source import Job, prepare_source
 from cellfm_torch.errors import UserError
+from cellfm_torch.pages import page_of
 
 Progress = Callable[[Path, int, int], None]
 """Called with a source, its cells done, and all its cells."""
 
 
-def run_jobs(jobs: list[Job], processes: int, progress: Progress) -> Iterator[tuple[Job, dict[str, Any] | str]]:
+def run_jobs(jobs: list[Job], processes: int, progress: Progress) -> Iterator[tuple[Job, dict[str, Any] | UserError]]:
     """Yield each job with its manifest entry, or with what is wrong with its source."""
     if processes <= 1 or len(jobs) <= 1:
         for job in jobs:
@@ -54,11 +55,11 @@ def run_jobs(jobs: list[Job], processes: int, progress: Progress) -> Iterator[tu
         listener.join()
 
 
-def _attempt(job: Job, progress: Callable[[int, int], None]) -> dict[str, Any] | str:
+def _attempt(job: Job, progress: Callable[[int, int], None]) -> dict[str, Any] | UserError:
     try:
         return prepare_source(job, progress)
     except UserError as problem:
-        return str(problem)
+        return UserError(str(problem), page=page_of(problem))  # the traceback, which says which page, stays behind
 
 
 _messages: Any = None
@@ -78,5 +79,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _attempt_reporting(number: int, job: Job) -> dict[str, Any] | str:
+def _attempt_reporting(number: int, job: Job) -> dict[str, Any] | UserError:
     return _attempt(job, lambda done, total: _messages.send((number, done, total)))

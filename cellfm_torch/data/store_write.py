@@ -61,14 +61,14 @@ class Outcome:
         Manifest entries of the sources read now, and of those that were there already.
     repeated : list of dict
         Entries of sources left out for having the contents of another one.
-    failed : list of (Path, str)
+    failed : list of (Path, UserError)
         Sources that cannot be used, and why.
     """
 
     added: list[dict[str, Any]] = field(default_factory=list)
     known: list[dict[str, Any]] = field(default_factory=list)
     repeated: list[dict[str, Any]] = field(default_factory=list)
-    failed: list[tuple[Path, str]] = field(default_factory=list)
+    failed: list[tuple[Path, UserError]] = field(default_factory=list)
 
 
 def prepare(sources: Sequence[Input], folder: Path, options: StoreOptions, progress: Progress) -> Outcome:
@@ -96,7 +96,7 @@ def prepare(sources: Sequence[Input], folder: Path, options: StoreOptions, progr
         known = {entry["sha256"]: entry["source"] for entry in entries if entry["kind"] == "source"}
         jobs = _plan(sources, folder, entries, options, known, outcome)
         for job, result in run_jobs(jobs, options.processes, progress):
-            if isinstance(result, str):
+            if isinstance(result, UserError):
                 outcome.failed.append((job.source, result))
                 continue
             if result["kind"] == "source" and result["sha256"] in known:  # by a source of this call

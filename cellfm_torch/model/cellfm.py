@@ -29,7 +29,7 @@ from cellfm_torch.ops.retention import MODES
 
 
 class CellFM(nn.Module):
-    """The network, useful with or without Lightning.
+    """CellFM (Zeng et al., Nat. Commun. 2025, doi:10.1038/s41467-025-59926-5), useful with or without Lightning.
 
     Parameters
     ----------

@@ -43,6 +43,11 @@ class CellFMConfig:
         The network predicts expression; False leaves only the encoder, as in checkpoints of annotation fine-tuning.
     lora_rank
         Rank of the low-rank adapters on every dense layer of the encoder; 0 for none.
+
+    Raises
+    ------
+    UserError
+        For a number out of its range, or a width that the heads do not divide.
     """
 
     num_layers: int

@@ -47,6 +47,8 @@ def probabilities(logits: Sequence[Tensor]) -> Tensor:
 class AnnotateTask(pl.LightningModule):
     """Train a head, and as much of the backbone as has gradients, to tell the classes of cells.
 
+    The published head and recipe are those of CellFM's cell annotation (Zeng et al. 2025).
+
     Parameters
     ----------
     network

@@ -23,7 +23,8 @@ Rows = Literal["cell", "positional"]
 class IntegrateTask(PretrainTask):
     """Fine-tune a backbone on the batches to be integrated: the losses of pretraining plus elastic cell similarity.
 
-    The published recipe asks for half of a cell's genes (``data.mask_fraction=0.5``).
+    The published recipe (Zeng et al. 2025) asks for half of a cell's genes (``data.mask_fraction=0.5``); elastic cell
+    similarity is scGPT's (Cui et al., Nat. Methods 2024, doi:10.1038/s41592-024-02201-0).
 
     Parameters
     ----------

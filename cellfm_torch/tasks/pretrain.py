@@ -25,7 +25,7 @@ BASELINE = "baseline"
 
 
 class PretrainTask(pl.LightningModule):
-    """Train a backbone on masked values, and measure it on hidden genes of held-out cells.
+    """Train a backbone on masked values, and measure it on hidden genes of held-out cells (Zeng et al. 2025).
 
     Parameters
     ----------

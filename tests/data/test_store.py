@@ -224,8 +224,17 @@ def test_other_options_for_a_known_source(store: Path, files: list[Path]) -> Non
 def test_a_bad_source_does_not_stop_the_others(files: list[Path], tmp_path: Path) -> None:
     files[1].write_text("no h5ad")
     outcome = prepare(files, tmp_path / "store")
-    assert [path.name for path, _ in outcome.failed] == ["file1.h5ad"] and "is not an h5ad file" in outcome.failed[0][1]
+    ((path, problem),) = outcome.failed
+    assert path.name == "file1.h5ad" and "is not an h5ad file" in str(problem) and problem.page == "files"
     assert [source["number"] for source in Store(tmp_path / "store").sources] == [0, 2]
+
+
+def test_what_is_wrong_with_cells_leads_to_their_page(files: list[Path], tmp_path: Path) -> None:
+    adata = anndata.read_h5ad(files[1])
+    adata.X = adata.X * 0.5
+    adata.write_h5ad(files[1])
+    ((_, problem),) = prepare(files, tmp_path / "store").failed  # noticed in another process
+    assert "is no whole count" in str(problem) and problem.page == "cells"
 
 
 def test_only_bad_sources(files: list[Path], tmp_path: Path) -> None:

@@ -93,9 +93,7 @@ def read_features(
         If there is neither model nor embeddings, or one cannot be used.
     """
     if model is None and embeddings is None:
-        raise UserError(
-            "there is nothing to ask about: give a model folder or gene embeddings (embeddings=FILE)"
-        )
+        raise UserError("there is nothing to ask about: give a model folder or gene embeddings (embeddings=FILE)")
     for name in baselines:
         if name not in BASELINES:
             raise UserError(

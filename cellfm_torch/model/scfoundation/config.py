@@ -57,6 +57,11 @@ class ScFoundationConfig:
     pool
         What ``Encoding.cell`` is: ``"all"``, the encodings of S and T and the maximum and mean over expressed genes
         (4 D numbers), or ``"max"``, the maximum over expressed genes, S and T (D numbers).
+
+    Raises
+    ------
+    UserError
+        For a number out of its range, or a width that the heads do not divide.
     """
 
     num_genes: int = 19_264

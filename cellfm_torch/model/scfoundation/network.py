@@ -30,7 +30,7 @@ from cellfm_torch.ops.linear import Dense
 
 
 class ScFoundation(nn.Module):
-    """The network, useful with or without Lightning.
+    """scFoundation (Hao et al., Nat. Methods 2024, doi:10.1038/s41592-024-02305-7), with or without Lightning.
 
     A cell's numbers do not depend on the other cells of the batch.
 

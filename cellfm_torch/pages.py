@@ -37,6 +37,7 @@ _PAGE_OF = {
     "commands.hydra_app": "command-line",
     "commands.interrupt": "training",
     "commands.help_pages": "command-line",
+    "commands.outputs": "files",
     "commands.prepare": "files",
     "commands.run_folder": "training",
     "commands.store_info": "files",

@@ -82,9 +82,9 @@ def _places(options: dict[str, Any]) -> tuple[Path, Path | None]:
     interrupted = output is not None and not output.exists() and _is_of(settings, options)
     for path in (None if interrupted else settings, output):
         if path is not None and path.exists() and not options["overwrite"]:
-            raise UserError(f"{path}: exists already: choose another place, or set overwrite=true")
+            raise UserError(f"{path}: exists already: choose another place, or set overwrite=true", page="files")
     if results.exists() and not results.is_dir():
-        raise UserError(f"results={results}: is a file: give the name of a folder")
+        raise UserError(f"results={results}: is a file: give the name of a folder", page="files")
     if output is not None and output.resolve() == Path(options["query"]).expanduser().resolve():
         raise UserError(f"output={output}: is the query itself: give another name")
     return results, output

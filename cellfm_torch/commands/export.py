@@ -39,7 +39,7 @@ def export(cfg: Any) -> int:
     if not checkpoint.exists():
         raise UserError(f"{checkpoint}: no such file or folder: give a run folder or its checkpoints/last.ckpt")
     if output.exists() and not cfg.overwrite:
-        raise UserError(f"{output}: exists already: choose another output, or set overwrite=true")
+        raise UserError(f"{output}: exists already: choose another output, or set overwrite=true", page="files")
     if output.is_file():
         raise UserError(f"{output} is a file: the output is a folder")
     config = checkpoint.parents[1] / "config.yaml" if cfg.config is None else Path(cfg.config).expanduser()

@@ -220,9 +220,9 @@ def _say(line: str, done: int) -> None:
 
 def _target(output: Path, *, overwrite: bool) -> Path:
     if output.suffix != ".h5ad":
-        raise UserError(f"output={output}: the name must end in .h5ad")
+        raise UserError(f"output={output}: the name must end in .h5ad", page="files")
     if output.exists() and not overwrite:
-        raise UserError(f"{output}: exists already: choose another output, or set overwrite=true")
+        raise UserError(f"{output}: exists already: choose another output, or set overwrite=true", page="files")
     return output
 
 

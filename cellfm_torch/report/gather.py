@@ -111,7 +111,7 @@ def checked(
     """
     output = Path(output).expanduser()
     if output.suffix not in (".html", ".htm"):
-        raise UserError(f"output={output}: give a file that ends in .html")
+        raise UserError(f"output={output}: the name must end in .html")
     if most_cells < 100:
         raise UserError(f"most_cells={most_cells}: must be at least 100")
     finite_rows(stored_embedding(adata, source), source)

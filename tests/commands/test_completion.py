@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="runs bash"
 ASKED = [
     ("cellfm emb", "embed"),
     ("cellfm genes em", "embed"),
-    ("cellfm genes relations --se", "--sets"),
+    ("cellfm genes relations --set", "--sets"),
     ("cellfm embed --ove", "--overwrite"),
     ("cellfm embed cells.h5ad --model m --dev", "--devices"),
     ("cellfm convert --par", "--part"),

@@ -159,7 +159,7 @@ def test_a_trained_model_is_not_trained_again(
         (["--batch", "same"], "all cells of cells.h5ad are of 'only'"),
         (["--model", "nowhere"], "nowhere"),
         (["--method", "fine-tune"], "choose zero-shot or finetune"),
-        (["--output", "out.csv"], "give a file that ends in .h5ad"),
+        (["--output", "out.csv"], "the name must end in .h5ad"),
         (["baselines=[bbknn]"], "baselines: there is no 'bbknn'"),
         (["data.layer=counts", "--label", "cell_type"], "counts"),
         (["task.similarity=genes", "--method", "finetune"], "choose cell or positional"),

@@ -167,7 +167,7 @@ def test_flat() -> None:
     [
         ("", ["--label", "celltype"], "did you mean 'cell_type'?"),
         ("", ["--batch", "lane"], "batch=lane: cells.h5ad has no such column in obs"),
-        ("", ["--output", "page.pdf"], "give a file that ends in .html"),
+        ("", ["--output", "page.pdf"], "the name must end in .html"),
         ("", ["most_cells=5"], "most_cells=5: must be at least 100"),
         ("", ["layer=counts"], "layer=counts: cells.h5ad has no such layer"),
         ("label", [], "prediction=cellfm_label: cells.h5ad has no such column in obs"),

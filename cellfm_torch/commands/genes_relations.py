@@ -64,7 +64,8 @@ def run(cfg: Any) -> int:
         line = f"{group}: {one.cells:,} cells, {len(one.genes):,} genes, {len(one.layers)} layers; strongest: {first}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     answer(results=results)
-    console.print(f"results: {results}: GROUP.h5ad, .edges.csv, .cls.csv, .graphml, .png, .pdf", highlight=False)
+    files = "GROUP.h5ad, .edges.csv, .cls.csv, .graphml, .png, .pdf"
+    console.print(f"results: {results}: {files}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -118,11 +118,13 @@ def _table(summary: Any) -> Any:
 
     from cellfm_torch.commands.figures import with_spread
 
-    columns = {"pearson": "Pearson", "rmse": "RMSE", "pearson_drug": "r per drug", "rmse_drug": "RMSE per drug"}
+    # As the page calls them.
+    columns = {"pearson": "Pearson", "rmse": "RMSE"}
+    columns |= {"pearson_drug": "Pearson\nin a drug", "rmse_drug": "RMSE\nin a drug"}
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     for heading in columns.values():
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     for row in summary.to_dict("records"):
         table.add_row(row["method"], *(with_spread(row[name], row[f"{name}_sd"]) for name in columns))
     return table

@@ -57,10 +57,8 @@ def table_of(result: dict[str, Any], *, title: str) -> Table:
     rate = amount(result["rate"]["operations_per_second"]) + "FLOP/s"
     row("rate of products", rate, f"measured on {where}" if where else "as given")
     for name in ("embedding", "training"):
-        speed = result["cells_per_second"][name]
-        row(
-            f"expected, {name}", f"{speed:.3g} cells/s", f"at a useful utilisation of {result['utilisation'][name]:.3g}"
-        )
+        speed = float(f"{result['cells_per_second'][name]:.3g}")
+        row(f"expected, {name}", f"{speed:,g} cells/s", f"at a useful utilisation of {result['utilisation'][name]:.3g}")
     return table
 
 

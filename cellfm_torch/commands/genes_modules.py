@@ -50,7 +50,10 @@ def run(cfg: Any) -> int:
     says = _says(found)
     for line in says:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(_table(found.overview()))
+    overview = found.overview()
+    if "enriched" not in found.comparison:  # no sets were given
+        overview = overview.drop(columns=["enriched", "first", "fdr"])
+    console.print(_table(overview))
     console.print(_table(found.comparison))
     _save(found, settings, results, says, networks)
     shutil.rmtree(keep, ignore_errors=True)
@@ -185,16 +188,14 @@ def _table(frame: Any) -> Any:
     frame = frame.drop(columns="share_enriched", errors="ignore")
     for name in frame:
         shown.add_column(short.get(name, name.replace("_", " ")), justify="left" if name in words else "right")
-    for row in frame.itertuples(index=False):
-        shown.add_row(
-            *("" if value != value else f"{value:.3g}" if isinstance(value, float) else str(value) for value in row)
-        )
+    for row in frame.to_dict("records"):
+        shown.add_row(*(_word(value, ".3f" if name in short else ".3g") for name, value in row.items()))
     return shown
 
 
-def _word(value: Any) -> str:
+def _word(value: Any, digits: str) -> str:
     if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.3g}"
+        return "" if math.isnan(value) else f"{value:{digits}}"
     return str(value)
 
 

@@ -68,7 +68,8 @@ def run(cfg: Any) -> int:
     answer(
         results=results, groups={group: {"cells": one.cells, "genes": len(one.genes)} for group, one in found.items()}
     )
-    console.print(f"results: {results}: GROUP.h5ad, .edges.csv, .cls.csv, .graphml, .png, .pdf", highlight=False)
+    files = "GROUP.h5ad, .edges.csv, .cls.csv, .graphml, .png, .pdf"
+    console.print(f"results: {results}: {files}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 COLUMNS = {
     "mse": "MSE",
-    "mse_top20": "MSE top 20",
+    "mse_top20": "MSE\ntop 20",
     "pearson_delta": "Pearson",
-    "pearson_delta_top20": "top 20",
+    "pearson_delta_top20": "Pearson\ntop 20",
     "direction": "direction",
-    "discrimination": "discrim.",
+    "discrimination": "discrimi-\nnation",
 }
 EXAMPLES = 6
 """Test conditions that the page draws."""
@@ -41,7 +41,7 @@ def score_table(summary: pd.DataFrame, group: str, *, several: bool) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for heading in COLUMNS.values():
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     for model, rows in part.groupby("model", sort=False):
         by_metric = rows.set_index("metric")
         cells = [_figure(by_metric, metric, several=several) for metric in COLUMNS]

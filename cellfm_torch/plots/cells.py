@@ -19,6 +19,7 @@ from cellfm_torch.files import written_beside
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#5D3A9B", "#B8A100", "#7A2E1D", "#444444")
@@ -95,6 +96,13 @@ def axis_of(ax: Axes | None, size: tuple[float, float]) -> Axes:
     import matplotlib.pyplot as plt
 
     return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def log_ticks(axis: Axis) -> None:
+    """Put ticks at 1, 2 and 5 of each power of ten, with plain numbers; Matplotlib's own run into one another."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
 
 
 def umap_plot(
@@ -195,6 +203,7 @@ def loss_curve(
     every = every[np.isfinite(every)]
     if len(every) and every.min() > 0 and every.max() > 20 * every.min():
         ax.set_yscale("log")
+        log_ticks(ax.yaxis)
     ax.set(xlabel="step", ylabel="loss")
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", alpha=0.25)

@@ -104,7 +104,7 @@ def sensitivity_histogram(
     ax.set(xlim=(0, 1), xlabel="probability of being sensitive", ylabel="cells")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
     if title:
         ax.set_title(title, fontsize=10, loc="left")
     return ax

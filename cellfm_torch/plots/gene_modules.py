@@ -69,6 +69,7 @@ def gene_network(
         If a column is missing or there is no edge.
     """
     import igraph
+    from matplotlib.patheffects import withStroke
 
     missing = [name for name in ("a", "b", "weight") if name not in edges]
     if missing or edges.empty:
@@ -90,6 +91,7 @@ def gene_network(
     degree = np.bincount(np.array(pairs).ravel(), minlength=len(names))
     ax.scatter(xy[:, 0], xy[:, 1], s=18 + 10 * degree, color=colour, linewidths=0, zorder=2)
     style: dict[str, Any] = {"fontsize": 7, "ha": "center", "va": "bottom", "zorder": 3}
+    style["path_effects"] = [withStroke(linewidth=2, foreground="white")]  # names lie on lines and dots
     for i in np.argsort(-degree, kind="stable")[:MOST_LABELLED]:
         ax.annotate(names[int(i)], xy[i], xytext=(0, 3), textcoords="offset points", **style)
     ax.set(xticks=[], yticks=[])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellfm_torch.plots.cells import PALETTE, axis_of
+from cellfm_torch.plots.cells import PALETTE, axis_of, log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +41,8 @@ def gene_shifts(table: Any, *, ax: Axes | None = None, title: str = "", fdr: flo
         ends = np.array([min(x.min(), y.min()) / 1.5, max(x.max(), y.max()) * 1.5])
         ax.plot(ends, ends, "--", color="0.5", linewidth=0.8)
         ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+        log_ticks(ax.xaxis)
+        log_ticks(ax.yaxis)
         ax.legend(frameon=False, fontsize=7, loc="best")
     else:
         ax.set(xticks=[], yticks=[])

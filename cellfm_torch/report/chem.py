@@ -88,10 +88,11 @@ def render_chem(
 
 
 def _scores(summary: pd.DataFrame) -> str:
-    rows = [
-        [row["network"], row["method"], *(_figure(row[name], row[f"{name}_sd"]) for name in COLUMNS)]
-        for row in summary.to_dict("records")
-    ]
+    digits = {"mmd": 4}  # a small number
+    rows = []
+    for row in summary.to_dict("records"):
+        figures = (_figure(row[name], row[f"{name}_sd"], digits.get(name, 3)) for name in COLUMNS)
+        rows.append([row["network"], row["method"], *figures])
     marked = list(summary["method"] == "flow")
     return page.table(["network", "method", *COLUMNS.values()], rows, words=(0, 1), marked=marked)
 
@@ -110,7 +111,7 @@ def _splits(splits: Sequence[dict[str, Any]]) -> str:
 
 def _condition(condition: Sequence[Any]) -> str:
     drug, dose, context = condition
-    return f"{drug} {dose:g}{f', {context}' if context else ''}"
+    return f"{drug} at {dose:g}{f', {context}' if context else ''}"
 
 
 def _drawn(pictures: Sequence[Drawn]) -> str:
@@ -124,10 +125,10 @@ def _drawn(pictures: Sequence[Drawn]) -> str:
     return f"<figure>{page.svg(figure)}</figure>"
 
 
-def _figure(mean: float, deviation: float) -> str:
+def _figure(mean: float, deviation: float, digits: int) -> str:
     if math.isnan(mean):
         return ""
-    return f"{mean:.4f}" if math.isnan(deviation) else f"{mean:.4f} ± {deviation:.4f}"
+    return f"{mean:.{digits}f}" if math.isnan(deviation) else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def _frame(table: pd.DataFrame) -> str:

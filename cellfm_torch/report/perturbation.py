@@ -135,7 +135,7 @@ def _scores(summary: pd.DataFrame, model: str, better: Mapping[str, str]) -> str
 def _mean(value: float, spread: float, best: float) -> str:
     if math.isnan(value):
         return ""
-    text = f"{value:.3g}" if math.isnan(spread) else f"{value:.3g} ± {spread:.1g}"
+    text = f"{value:#.3g}" if math.isnan(spread) else f"{value:.3g} ± {spread:.1g}"
     return f"{text} *" if f"{value:.3g}" == f"{best:.3g}" else text
 
 

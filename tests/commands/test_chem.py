@@ -58,7 +58,7 @@ def test_the_page_says_what_was_found(results: Path) -> None:
     page = (results / "page.html").read_text()
     verdicts = json.loads((results / "settings.json").read_text())["verdicts"]
     assert all(line in page for line in verdicts)
-    for words in ("Held-out conditions", "What was held out", "no change", "random weights", "<svg", "aspirin 10"):
+    for words in ("Held-out conditions", "What was held out", "no change", "random weights", "<svg", "aspirin at 10"):
         assert words in page, words
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,4 +53,18 @@ def test_the_pages_that_are_run() -> None:
 
 def test_outputs_are_put_into_the_page() -> None:
     page = "a\n```python\nx\n```\n\n```text\nold\n```\n```sh\ny\n```\n```text\nkept\n```\n"
-    assert rewritten(page, ["new\n"]) == page.replace("old", "new")
+    progress = "Training 0/97\nTesting 73/97 (75%)  0:05 left\nTesting 97/97 (100%)  in 0:19\nquery, seed 0: knn\n"
+    assert rewritten(page, [progress + "new\n"]) == page.replace("old", "new")
+
+
+def test_pictures_are_small_used_and_described() -> None:
+    shown = {
+        (page.parent / place).resolve(): words
+        for page in DOCS.rglob("*.md")
+        for words, place in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    }
+    assert all(len(words.split()) > 2 for words in shown.values()), "a picture says in words what it shows"
+    files = set((DOCS / "pictures").iterdir())
+    assert files == {place for place in shown if place.parent == DOCS / "pictures"}
+    sizes = {file.name: file.stat().st_size for file in files}
+    assert max(sizes.values()) < 120_000 and sum(sizes.values()) < 1_500_000, sizes

@@ -1,8 +1,8 @@
 """Runs the code of a page of the documentation, block after block in one folder, as a reader would type it.
 
 Blocks of ``bash`` and ``python`` are run, others are not. Commands of ``cellfm`` run in this process, which saves the
-start of an interpreter for each. A ``text`` block right after a block that is run shows what it prints; to make it
-anew, at the size that the page has, in a folder that holds runs/pretrain/model:
+start of an interpreter for each. A ``text`` block right after a block that is run shows what it prints, without lines
+of progress; to make it anew, at the size that the page has, in a folder that holds runs/pretrain/model:
 
     python tests/docs/walk.py docs/tutorials/embed.md --write
 """
@@ -22,6 +22,10 @@ from typing import Any
 from cellfm_torch import cli
 
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROGRESS = re.compile(
+    r"(\w+ )*[\d,]+/[\d,]+( .*(\bleft\b.*|\bin \d+:\d+))?"  # a bar, where nobody watches
+    r"|([\w ]+, )?seed \d+: .*|split \d+ of \d+: .*"  # which method it is at
+)
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,8 @@ def rewritten(text: str, printed: Sequence[str]) -> str:
         if found[1] in ("bash", "python"):
             last = found.end(), next(shown)
         elif found[1] == "text" and last is not None and not text[last[0] : found.start()].strip():
-            lines = [line.rstrip() for line in last[1].strip("\n").splitlines()]
-            parts += [text[end : found.start(2)], "\n".join(lines), "\n"]
+            lines = [line.rstrip() for line in last[1].splitlines() if not PROGRESS.fullmatch(line.strip())]
+            parts += [text[end : found.start(2)], "\n".join(lines).strip("\n"), "\n"]
             end = found.end(2)
     return "".join([*parts, text[end:]])
 

@@ -42,7 +42,7 @@ class Condition(NamedTuple):
 
     def __str__(self) -> str:
         where = f", {self.context}" if self.context else ""
-        return f"{self.drug} {self.dose:g}{where}"
+        return f"{self.drug} at {self.dose:g}{where}"
 
 
 @dataclass(frozen=True, eq=False)

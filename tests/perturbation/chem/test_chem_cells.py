@@ -22,7 +22,7 @@ def read(adata: anndata.AnnData, **options: Any) -> TreatedCells:
 def test_conditions_and_their_cells() -> None:
     cells = read(small_file(), by="line")
     assert len(cells.conditions) == 2 * 2 * 2
-    assert cells.conditions[0] == Condition("aspirin", 1.0, "A549") and str(cells.conditions[0]) == "aspirin 1, A549"
+    assert cells.conditions[0] == Condition("aspirin", 1.0, "A549") and str(cells.conditions[0]) == "aspirin at 1, A549"
     rows = np.concatenate(list(cells.rows.values()))
     assert sorted([*rows, *np.flatnonzero(cells.control)]) == list(range(60))
     for (drug, dose, line), own in cells.rows.items():

@@ -40,6 +40,7 @@ lock:
 
 pretrain: setup
 	@$(RUN) -m cellfm_torch.train +experiment=pretrain resume=true $(ARGS)
+	@command -v cellfm >/dev/null || echo "cellfm:     . $(VENV)/bin/activate puts it on the path of this shell"
 
 # Two workers with one thread each: the tests are many and small, and threads of several workers hinder each other.
 test: setup

@@ -16,6 +16,7 @@ from cellfm_torch.plots.cells import PALETTE, axis_of
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
 
 MOST_LABELLED = 40
 """Genes of a network beyond which names would cover each other."""
@@ -89,14 +90,29 @@ def gene_network(
     for (i, j), weight in zip(pairs, (weights - weights.min()) / span, strict=True):
         ax.plot(xy[[i, j], 0], xy[[i, j], 1], color="#999999", linewidth=0.5 + 1.5 * weight, alpha=0.6, zorder=1)
     degree = np.bincount(np.array(pairs).ravel(), minlength=len(names))
-    ax.scatter(xy[:, 0], xy[:, 1], s=18 + 10 * degree, color=colour, linewidths=0, zorder=2)
+    ax.scatter(xy[:, 0], xy[:, 1], s=18 + 40 * (np.sqrt(degree) - 1), color=colour, linewidths=0, zorder=2)
     style: dict[str, Any] = {"fontsize": 7, "ha": "center", "va": "bottom", "zorder": 3}
     style["path_effects"] = [withStroke(linewidth=2, foreground="white")]  # names lie on lines and dots
-    for i in np.argsort(-degree, kind="stable")[:MOST_LABELLED]:
+    texts = [
         ax.annotate(names[int(i)], xy[i], xytext=(0, 3), textcoords="offset points", **style)
+        for i in np.argsort(-degree, kind="stable")[:MOST_LABELLED]
+    ]
     ax.set(xticks=[], yticks=[])
     ax.margins(0.12)
     ax.spines[:].set_visible(False)
     if title:
         ax.set_title(title, fontsize=10, loc="left")
+    _thin_out(texts, ax)
     return ax
+
+
+def _thin_out(texts: list[Annotation], ax: Axes) -> None:
+    """Take away texts that would lie on one before them."""
+    ax.figure.draw_without_rendering()  # type: ignore[union-attr]  # lays the axes out: where texts will be
+    kept: list[Any] = []
+    for text in texts:
+        box = text.get_window_extent()
+        if any(box.overlaps(other) for other in kept):
+            text.remove()
+        else:
+            kept.append(box)

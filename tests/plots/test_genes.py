@@ -67,3 +67,11 @@ def test_network_has_a_dot_a_gene_and_a_line_an_edge() -> None:
         gene_network(EDGES.drop(columns="weight"), ax=axis())
     with pytest.raises(UserError, match="the table lacks rows"):
         gene_network(EDGES.iloc[:0], ax=axis())
+
+
+def test_names_of_a_crowded_network_do_not_lie_on_one_another() -> None:
+    pairs = [(f"GENE{i}", f"GENE{j}", 1.0) for i in range(4) for j in range(4, 40)]
+    ax = gene_network(pd.DataFrame(pairs, columns=["a", "b", "weight"]), ax=axis())
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert {f"GENE{i}" for i in range(4)} & {text.get_text() for text in ax.texts} and 5 < len(boxes) < 40
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])

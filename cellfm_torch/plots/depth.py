@@ -98,12 +98,12 @@ def depth_curves(scores: pd.DataFrame, metric: str, *, ax: Axes | None = None, l
 def _bars(scores: Any, colours: dict[str, str], ax: Axes) -> None:
     """Draw the mean of each group as a bar, the first on top, with its number."""
     mean, deviation = scores.mean(), scores.std().fillna(0)
-    ax.barh(
+    bars = ax.barh(
         mean.index.astype(str),
         mean,
         xerr=deviation.where(deviation > 0),
         color=[colours[str(name)] for name in mean.index],
     )
-    ax.bar_label(ax.containers[-1], fmt="%.2f", padding=3, fontsize="small")
+    ax.bar_label(bars, fmt="%.2f", padding=3, fontsize="small")
     ax.margins(x=0.12)
     ax.invert_yaxis()

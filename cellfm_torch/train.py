@@ -65,8 +65,9 @@ def train(cfg: Any) -> int:
 def _next_steps(run: Any, cfg: Any) -> str:
     """Say where everything is and what to do with it."""
     limit = "max_steps" if cfg.trainer.max_steps > 0 else "max_epochs"
+    drawn = ", ".join(str(file) for file in (run / "umap.png", run / "loss_curve.png") if file.is_file())
     return f"""run folder: {run}
-look:       {run}/umap.png, {run}/loss_curve.png; tensorboard --logdir {run}/logs
+look:       {drawn}{"; " if drawn else ""}tensorboard --logdir {run}/logs
 use:        cellfm_torch.load_model("{run}/model")
 longer:     the same command with resume=true trainer.{limit}={2 * cfg.trainer[limit]}
 your cells: cellfm train --data 'cells/*.h5ad' --run-dir runs/mine"""

@@ -12,11 +12,11 @@ from cellfm_torch.answers import answer
 from cellfm_torch.commands import hydra_app
 
 COLUMNS = {
-    "pearson": "Pearson",
-    "pearson_expressed": "expr.",
-    "gene_pearson": "gene",
-    "mae_expressed": "MAE",
-    "mre_expressed": "MRE",
+    "pearson": "r",
+    "pearson_expressed": "r,\nexpr.",
+    "gene_pearson": "r by\ngene",
+    "mae_expressed": "MAE,\nexpr.",
+    "mre_expressed": "MRE,\nexpr.",
     "nmi": "NMI",
     "ari": "ARI",
 }
@@ -146,7 +146,7 @@ def _table(scores: Any, share: float) -> Any:
     table.add_column("", no_wrap=True)
     shown = {name: heading for name, heading in COLUMNS.items() if name in scores and scores[name].notna().any()}
     for heading in shown.values():
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     for model, rows in scores.groupby("model", sort=False):
         means = rows[list(shown)].mean()
         table.add_row(str(model), *("-" if means.isna()[name] else f"{means[name]:.3f}" for name in shown))

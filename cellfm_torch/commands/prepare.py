@@ -75,14 +75,18 @@ def _say(console: Any, store: Any, outcome: Any) -> None:
     size = sum(shard["bytes"] for source in store.sources for shard in source["shards"])
     known = f", {len(outcome.known):,} were there already" if outcome.known else ""
     console.print(
-        f"added {len(outcome.added):,} files with {cells:,} cells{known}\n"
-        f"store:  {store.path}: {len(store):,} cells of {len(store.sources):,} files, "
+        f"added {_files(len(outcome.added))} with {cells:,} cells{known}\n"
+        f"store:  {store.path}: {len(store):,} cells of {_files(len(store.sources))}, "
         f"{size / max(len(store), 1):.0f} bytes per cell\n"
         f"look:   {store.path}/qc.html; cellfm store info {store.path}\n"
         f"use:    cellfm train --data {store.path}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _files(number: int) -> str:
+    return "1 file" if number == 1 else f"{number:,} files"
 
 
 def main(overrides: Sequence[str] | None = None) -> int:

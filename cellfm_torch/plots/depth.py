@@ -5,7 +5,7 @@ Shapes: none; tables of scores.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -38,7 +38,9 @@ SHORT = {
 
 
 def depth_curves(scores: pd.DataFrame, metric: str, *, ax: Axes | None = None, legend: bool = True) -> Axes:
-    """Draw a score against the share of counts that was kept, a line for each way; bars are one standard deviation.
+    """Draw a score against the share of counts that was kept, a line for each way, and one standard deviation.
+
+    Of a single share there are no lines to draw: bars instead, with the ways beside them.
 
     Parameters
     ----------
@@ -60,9 +62,14 @@ def depth_curves(scores: pd.DataFrame, metric: str, *, ax: Axes | None = None, l
 
         ax = plt.subplots(layout="constrained")[1]
     there = scores.dropna(subset=[metric])
-    ways = list(
-        dict.fromkeys(scores["model"])
-    )  # a way has its colour in every picture, also where others have no score
+    # A way has its colour in every picture, also where others have no score.
+    ways = dict.fromkeys(scores["model"])
+    colours = {way: f"C{i % 10}" for i, way in enumerate(ways)}
+    ax.spines[["top", "right"]].set_visible(False)
+    if there["share"].nunique() == 1:
+        _bars(there.groupby("model", sort=False)[metric], colours, ax)
+        ax.set_xlabel(WORDS.get(metric, metric))
+        return ax
     for i, (model, rows) in enumerate(there.groupby("model", sort=False)):
         grouped = rows.groupby("share")[metric]
         mean, deviation = grouped.mean(), grouped.std().fillna(0)
@@ -73,7 +80,7 @@ def depth_curves(scores: pd.DataFrame, metric: str, *, ax: Axes | None = None, l
             marker="o",
             markersize=4,
             linewidth=2.2 if i == 0 else 1.2,
-            color=f"C{ways.index(model) % 10}",
+            color=colours[str(model)],
             label=str(model),
             zorder=10 - i,
         )
@@ -83,7 +90,20 @@ def depth_curves(scores: pd.DataFrame, metric: str, *, ax: Axes | None = None, l
     ax.minorticks_off()
     ax.set_xlabel("counts kept")
     ax.set_ylabel(WORDS.get(metric, metric))
-    ax.spines[["top", "right"]].set_visible(False)
     if legend:
         ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.02, 0.5))
     return ax
+
+
+def _bars(scores: Any, colours: dict[str, str], ax: Axes) -> None:
+    """Draw the mean of each group as a bar, the first on top, with its number."""
+    mean, deviation = scores.mean(), scores.std().fillna(0)
+    bars = ax.barh(
+        mean.index.astype(str),
+        mean,
+        xerr=deviation.where(deviation > 0),
+        color=[colours[str(name)] for name in mean.index],
+    )
+    ax.bar_label(bars, fmt="%.2f", padding=3, fontsize="small")
+    ax.margins(x=0.12)
+    ax.invert_yaxis()

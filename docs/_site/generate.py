@@ -233,7 +233,8 @@ def pages(docs: Path) -> Iterator[tuple[str, str]]:
     yield "performance/index.md", performance_index()
     for file in RESULTS.glob("*.md"):
         yield f"performance/{file.name}", file.read_text(encoding="utf-8")
-    yield "changelog.md", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    # It has every word, and would stand among the answers to every search.
+    yield "changelog.md", "---\nsearch:\n  exclude: true\n---\n\n" + (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def on_config(config: Any, **_: Any) -> Any:

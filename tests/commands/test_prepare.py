@@ -79,7 +79,7 @@ def test_a_bad_file_is_reported_and_the_rest_prepared(
     assert cli.main(typed) == 2
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and "bad.h5ad: is not an h5ad file" in said.err
-    assert "added 1 files" in said.out and not (tmp_path / "store" / "qc.html").exists()
+    assert "added 1 file with" in said.out and not (tmp_path / "store" / "qc.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_run_folder(small_cells: Path, tmp_path: Path, capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     for word in ("small.h5ad", "the model, by gene", "the model, by cell", "gene's training mean", "load_model"):
         assert word in shown
-    assert "Tip" not in shown
+    assert "Tip" not in shown and f"{run}/umap.png, {run}/loss_curve.png; tensorboard" in shown
 
     before = {name: (run / name).stat().st_mtime_ns for name in made}
     assert main(job) == 2  # holds a run
@@ -56,9 +56,10 @@ def test_run_folder(small_cells: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("variant", ["task.zeros=true", "task.read_depth=true"])
-def test_variants_train(variant: str, small_cells: Path, tmp_path: Path) -> None:
+def test_variants_train(variant: str, small_cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = small_job(small_cells, tmp_path / "run", "trainer.max_steps=2", variant, "model.config.max_genes=1024")
     assert main(job) == 0
+    assert "umap.png" not in capsys.readouterr().out  # none is drawn
     network = CellFM.from_pretrained(tmp_path / "run" / "model")
     assert getattr(network.config, variant.removeprefix("task.").removesuffix("=true"))
 

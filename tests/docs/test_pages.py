@@ -53,7 +53,7 @@ def test_the_pages_that_are_run() -> None:
 
 def test_outputs_are_put_into_the_page() -> None:
     page = "a\n```python\nx\n```\n\n```text\nold\n```\n```sh\ny\n```\n```text\nkept\n```\n"
-    progress = "Training 0/97\nTesting 73/97 (75%)  0:05 left\nTesting 97/97 (100%)  in 0:19\nquery, seed 0: knn\n"
+    progress = "Training 0/97\nTesting 73/97 (75%)  0:05 left\nTesting 97/97 (100%)  in 0:19\n10% of it, seed 0: knn\n"
     assert rewritten(page, [progress + "new\n"]) == page.replace("old", "new")
 
 

@@ -23,8 +23,8 @@ from cellfm_torch import cli
 
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROGRESS = re.compile(
-    r"(\w+ )*[\d,]+/[\d,]+( .*(\bleft\b.*|\bin \d+:\d+))?"  # a bar, where nobody watches
-    r"|([\w ]+, )?seed \d+: .*|split \d+ of \d+: .*"  # which method it is at
+    r"(\w+ )*[\d,]+/[\d,]+( .*(\bleft\b.*|\bin \d+:\d+|cells/s))?"  # a bar, where nobody watches
+    r"|([\w% ]+, )?seed \d+: .*|split \d+ of \d+: .*"  # which method it is at
 )
 
 

@@ -27,3 +27,12 @@ def test_a_way_has_one_colour_in_all_pictures() -> None:
         np.testing.assert_allclose(drawn["mean"].get_ydata(), [0.1, 0.2])
     assert set(lines["pearson"]) == {"CellFM", "mean"} and set(lines["nmi"]) == {"CellFM", "its embedding", "mean"}
     assert lines["pearson"]["mean"] == lines["nmi"]["mean"] != lines["nmi"]["its embedding"]
+
+
+def test_a_single_share_is_bars() -> None:
+    scores = pd.DataFrame({"share": 0.1, "seed": [0, 1, 0, 1], "model": ["CellFM", "CellFM", "mean", "mean"]})
+    scores["pearson"] = [0.2, 0.4, 0.5, 0.5]
+    ax = depth_curves(scores, "pearson", ax=Figure().add_subplot())
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [0.3, 0.5])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["CellFM", "mean"]
+    assert [text.get_text() for text in ax.texts] == ["0.30", "0.50"] and ax.yaxis_inverted()

@@ -5,15 +5,19 @@
 #   TORCH_INDEX  package index to take torch from (default: the CPU build on a Linux machine without an NVIDIA GPU)
 #   LOCKED       1: the versions of .ci/lock.txt, where it was made for this Python, torch and system (default: 1 in CI)
 #   ARGS         passed on: options of the command, or of pytest
+#   BOUNDS       for `make bounds`: lowest or newest (default: lowest)
+#   EXTRAS       for `make bounds`: extras to install beside, with commas (default: dev, which has pytest)
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PYTHON ?=
 LOCKED ?= $(if $(CI),1)
 ARGS ?=
+BOUNDS ?= lowest
+EXTRAS ?= dev
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup lock pretrain test lint format docs clean-venv
+.PHONY: help setup lock pretrain test lint format docs bounds clean-venv
 
 help:
 	@echo 'make pretrain [ARGS="key=value ..."]   train the tiny model on the bundled cells, or go on where it stopped'
@@ -23,6 +27,7 @@ help:
 	@echo 'make docs                              build the documentation into build/site, warnings being errors'
 	@echo 'make setup                             build .venv only (every other target does so when needed)'
 	@echo 'make lock                              newest versions of all that is needed, into .ci/lock.txt'
+	@echo 'make bounds                            run the package on the lowest versions that setup.cfg allows (BOUNDS=newest)'
 	@echo 'make clean-venv                        remove .venv'
 	@echo 'Set at will: PYTHON=python3.12  TORCH=torch==2.11.0  TORCH_INDEX=https://download.pytorch.org/whl/cu126'
 
@@ -58,6 +63,9 @@ format: setup
 docs: setup
 	@NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(RUN) -m mkdocs build --quiet --strict $(ARGS)
 	@echo "open build/site/index.html, or with the search: $(RUN) -m http.server -d build/site"
+
+bounds:
+	@PYTHON='$(PYTHON)' BOUNDS='$(BOUNDS)' EXTRAS='$(EXTRAS)' ARGS='$(ARGS)' sh .ci/bounds
 
 clean-venv:
 	@rm -rf $(VENV)

@@ -58,9 +58,9 @@ def counts_of(adata: Any, layer: str | None, source: str = ANNDATA) -> Any:
     if layer == "raw" and adata.raw is not None:
         return adata.raw.X
     if layer not in adata.layers:
+        others = [name for name in adata.layers if name is not None]  # None is X, from AnnData 0.13 on
         raise UserError(
-            f"layer={layer}: {source} has no such layer (it has {examples(adata.layers) or 'none'})"
-            f"{nearest(layer, adata.layers)}"
+            f"layer={layer}: {source} has no such layer (it has {examples(others) or 'none'}){nearest(layer, others)}"
         )
     return adata.layers[layer]
 

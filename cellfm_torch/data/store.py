@@ -204,7 +204,9 @@ def join_columns(parts: list[pd.Series]) -> Any:
     """Lay columns end to end: as numbers where all are numbers (NaN where there is none), otherwise as categories."""
     if all(pd.api.types.is_numeric_dtype(part.dtype) for part in parts):
         return np.concatenate([part.to_numpy() for part in parts])
-    texts = [part.astype("category").cat.rename_categories(str) for part in parts]
+    # Files, numbers and pandas 3 have several types for texts, and only one type is joined.
+    kept = [part.astype("category") for part in parts]
+    texts = [part.cat.rename_categories(part.cat.categories.astype(str).astype(object)) for part in kept]
     return union_categoricals(texts, sort_categories=True)
 
 

@@ -80,7 +80,8 @@ class ShardWriter:
         }
         index |= {name: np.concatenate(parts) for name, parts in self._columns.items()}
         packed = io.BytesIO()
-        np.savez_compressed(packed, allow_pickle=False, **index)
+        # NumPy before 2.1 has no allow_pickle here and would take it for one more array.
+        np.savez_compressed(packed, **index)  # type: ignore[arg-type]
         data = packed.getvalue()
         tail = _TAIL.pack(self._file.tell(), len(data), zlib.crc32(data))
         self._write(data)

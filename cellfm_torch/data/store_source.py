@@ -192,7 +192,7 @@ def _write_obs(job: Job, obs: pd.DataFrame) -> dict[str, Any]:
     obs = obs.copy()
     obs.columns = obs.columns.astype(str)
     for name in obs.columns:
-        if obs[name].dtype == object:
+        if pd.api.types.is_string_dtype(obs[name].dtype):  # object, or pandas 3's own type
             obs[name] = obs[name].astype(str).where(obs[name].notna()).astype("category")
     if obs.index.name is None or obs.index.name in obs.columns:
         obs.index.name = "_index"

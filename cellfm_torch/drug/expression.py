@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from pandas.api.types import is_string_dtype
 
 from cellfm_torch.batch import InputSpec
 from cellfm_torch.data.genes import GeneVocab
@@ -135,7 +136,7 @@ def _oriented(table: pd.DataFrame, vocab: GeneVocab, source: str) -> tuple[list[
     rows = [_gene(name) for name in table.index]
     columns = [_gene(name) for name in table.columns]
     of_rows, of_columns = (len(vocab.match(names).matched) for names in (rows, columns))
-    words = [name for name in table.columns if str(name).lower() in WORDS or table[name].dtype == object]
+    words = [name for name in table.columns if str(name).lower() in WORDS or is_string_dtype(table[name])]
     symbols = next((n for n in words if str(n).lower() in ("description", "gene_symbols", "symbol", "gene")), None)
     if of_rows <= of_columns and symbols is not None:  # ids that the vocabulary does not know, symbols beside them
         of_rows = max(of_rows, len(vocab.match(table[symbols].astype(str)).matched))

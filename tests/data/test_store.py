@@ -293,6 +293,19 @@ def test_sound_store_verifies(store: Path) -> None:
     assert "00001.h5: is missing or damaged" in check_store(opened)[0]
 
 
+def test_the_index_is_of_arrays_only(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy before 2.1 takes every keyword for an array, and the shard could not be read again."""
+    write, given = np.savez_compressed, []
+
+    def kept(file: object, **arrays: object) -> None:
+        given.extend(arrays.values())
+        write(file, **arrays)
+
+    monkeypatch.setattr(np, "savez_compressed", kept)
+    assert not prepare(files, tmp_path / "store").failed
+    assert given and all(isinstance(x, np.ndarray) for x in given)
+
+
 def test_manifest_after_a_kill(store: Path, files: list[Path], tmp_path: Path, vocab: GeneVocab) -> None:
     """A line cut short anywhere is as if it had not been written; what it named is made again."""
     whole = (store / "manifest.jsonl").read_bytes()

@@ -193,6 +193,8 @@ def write_small(cells: anndata.AnnData, path: Path) -> None:
     small = {"compression": "gzip", "compression_opts": 9}
     with written_beside(path) as part, h5py.File(part, "w") as file:
         write_elem(file, "/", anndata.AnnData(obs=cells.obs, var=cells.var, uns=dict(cells.uns)), dataset_kwargs=small)
+        if "X" in file:  # AnnData 0.12.0 says there that it has none
+            del file["X"]
         matrix = file.create_group("X")
         matrix.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": counts.shape})
         matrix.create_dataset("data", data=counts.data, chunks=(2**16,), **small)

@@ -149,7 +149,8 @@ class MemoryFile:
         self._adata = adata.to_memory() if adata.isbacked else adata
         self.obs = adata.obs
         raw = ["raw"] if adata.raw is not None else []
-        self.layers = (*sorted(adata.layers), *raw)
+        # From 0.13 on, AnnData lists X among the layers, as None.
+        self.layers = (*sorted(name for name in adata.layers if name is not None), *raw)
 
     def close(self) -> None:
         """Do nothing: the file is in memory."""

@@ -33,6 +33,13 @@ def requirements(text: str) -> list[Requirement]:
     return [Requirement(line) for line in text.splitlines() if line and not line.startswith("#")]
 
 
+def version_of(name: str) -> str | None:
+    try:
+        return distribution(name).version
+    except PackageNotFoundError:
+        return None
+
+
 def build(kind: str, source: Path, out: Path) -> Path:
     command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", "--outdir", str(out), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
@@ -62,22 +69,25 @@ def test_extras_import(extra: str) -> None:
     for module, names in packages_distributions().items():
         for name in names:
             modules.setdefault(re.sub(r"[-_.]+", "-", name).lower(), []).append(module)
-    missing = []
-    for wanted in requirements(setup_cfg()["options.extras_require"][extra]):
-        if wanted.marker is not None and not wanted.marker.evaluate():
-            continue
-        try:
-            found = distribution(wanted.name).version
-        except PackageNotFoundError:
-            missing.append(wanted.name)
-            continue
-        assert wanted.specifier.contains(found, prereleases=True), f"{wanted} is installed as {found}"
-        names = [name for name in modules.get(re.sub(r"[-_.]+", "-", wanted.name).lower(), []) if name[0] != "_"]
-        for name in sorted(names)[:1]:
-            importlib.import_module(name)
+    wanted = requirements(setup_cfg()["options.extras_require"][extra])
+    wanted = [one for one in wanted if one.marker is None or one.marker.evaluate()]
+    missing = [one.name for one in wanted if version_of(one.name) is None]
     if missing:
         assert extra != "dev", f"not installed: {missing}"
         pytest.skip(f"not installed here: {', '.join(missing)}")
+    for one in wanted:
+        found = version_of(one.name)
+        assert found is not None and one.specifier.contains(found, prereleases=True), f"{one} is installed as {found}"
+        names = [name for name in modules.get(re.sub(r"[-_.]+", "-", one.name).lower(), []) if name[0] != "_"]
+        for name in sorted(names)[:1]:
+            importlib.import_module(name)
+
+
+def test_each_dependency_has_a_lower_bound() -> None:
+    """`make bounds` would take the first release ever made of one that has none."""
+    parts = [setup_cfg()["options"]["install_requires"], *setup_cfg()["options.extras_require"].values()]
+    bounded = {one.name for text in parts for one in requirements(text) if ">=" in str(one.specifier)}
+    assert {one.name for text in parts for one in requirements(text)} == bounded
 
 
 def test_citation_is_of_this_version_and_of_the_papers_that_the_readme_names() -> None:

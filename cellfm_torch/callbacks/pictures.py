@@ -79,7 +79,7 @@ def _held_out(trainer: Any) -> list[tuple[Iterable[Any], int | None]]:
 
 
 class UMAPPicture(_Picture):
-    """Draw a UMAP of the held-out cells at the end of training, and every few epochs.
+    """Draw a UMAP of the held-out cells at the end of training, and on the way.
 
     The cells are those of ``trainer.datamodule.held_out_dataloader()`` where there is such a method (nothing hidden),
     else of ``trainer.val_dataloaders`` (with several processes: the first one's share), embedded in eval mode
@@ -88,7 +88,8 @@ class UMAPPicture(_Picture):
     Parameters
     ----------
     path
-        PNG, PDF or SVG. A picture after 3 epochs is called ``NAME-epoch3.SUFFIX``.
+        PNG, PDF or SVG. A picture after 3 epochs is called ``NAME-epoch3.SUFFIX``, after 500 steps
+        ``NAME-step500.SUFFIX``.
     embed
         ``embed(pl_module, batch) -> (B, C) tensor``. Default: ``pl_module.network.encode(batch).cell`` where there is
         such a method, else ``pl_module(batch)`` (``pl_module(x)`` for batches ``(x, y)``).
@@ -98,6 +99,8 @@ class UMAPPicture(_Picture):
         ``labels(batch) -> B values``; or None for ``batch.labels`` where batches have them.
     every_n_epochs
         Draw after every so many epochs too; None: only at the end.
+    at_steps
+        Draw after these training steps too, for a first look at a long run.
     title
         Default: the number of cells and of training steps.
     seed
@@ -118,6 +121,7 @@ class UMAPPicture(_Picture):
         embed: Callable[[Any, Any], Tensor] | None = None,
         labels: str | Callable[[Any], Sequence[Any]] | None = None,
         every_n_epochs: int | None = None,
+        at_steps: Sequence[int] = (),
         title: str | None = None,
         seed: int = 0,
         max_cells: int = 20_000,
@@ -126,6 +130,8 @@ class UMAPPicture(_Picture):
         self.embed = embed or _default_embedding
         self.labels = labels
         self.every_n_epochs = every_n_epochs
+        self.at_steps = frozenset(at_steps)
+        self._last_step: int | None = None
         self.title = title
         self.seed = seed
         self.max_cells = max_cells
@@ -148,6 +154,14 @@ class UMAPPicture(_Picture):
                     f"{nearest(self.labels, columns)} (they have: {', '.join(columns) or 'none'})",
                     stacklevel=2,
                 )
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:  # noqa: D102
+        step, before = trainer.global_step, self._last_step
+        self._last_step = step
+        if step in self.at_steps and step != before:  # of a step of several batches after the last one
+            self._try_to_draw(trainer, pl_module, path := self.path.with_stem(f"{self.path.stem}-step{step}"))
+            if path.exists():
+                trainer.print(f"a first look: {path}")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: D102
         epochs = trainer.current_epoch + 1

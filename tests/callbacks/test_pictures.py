@@ -61,6 +61,15 @@ def test_all_four_in_a_foreign_module(package: str, tmp_path: Path, flat_umap: l
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_umap_at_a_step_is_drawn_once(tmp_path: Path, flat_umap: list[np.ndarray]) -> None:
+    picture = UMAPPicture(tmp_path / "umap.png", at_steps=[2, 1000])
+    run = trainer(tmp_path, [picture], max_epochs=3, accumulate_grad_batches=2)
+    run.fit(foreign(), loader(), loader())
+    assert 2 < run.global_step < 1000  # step 2 is that of two batches
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["umap-step2.png", "umap.png"]
+    assert len(flat_umap) == 2
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_umap_does_not_disturb_training(workers: int, tmp_path: Path, flat_umap: list[np.ndarray]) -> None:
     weights = []

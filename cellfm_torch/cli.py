@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -58,7 +60,17 @@ def _verb_parser(name: str, verb: Verb, options: tuple[Option, ...]) -> OneLineP
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console script; returns the exit code (2 for a mistake on the command line)."""
-    typed = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _answer(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has enough: cellfm help cells | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so once more at its end
+        return 128 + signal.SIGPIPE
+    return code
+
+
+def _answer(typed: list[str]) -> int:
+    """Run what was typed."""
     if not typed or typed[0] in ("-h", "--help"):
         from cellfm_torch.commands.overview import contents
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from cellfm_torch import cli, paths, train
 from cellfm_torch.verb import Group
 from cellfm_torch.verbs import VERBS, verb_of
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -84,3 +90,12 @@ def test_every_verb_with_options_has_a_configuration() -> None:
         verbs = {f"{name}_{x}": y for x, y in verb.verbs.items()} if isinstance(verb, Group) else {name: verb}
         for full, one in verbs.items():
             assert (paths.CONF / f"{full}.yaml").is_file() == (one.options is not None), full
+
+
+def test_a_reader_that_has_enough(tmp_path: Path) -> None:
+    """``cellfm help cells | head -1``: no traceback, and the exit code that shells have for it."""
+    typed = [sys.executable, "-m", "cellfm_torch.cli", "help", "cells"]
+    with subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(60) == 128 + signal.SIGPIPE

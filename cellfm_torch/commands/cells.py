@@ -43,9 +43,10 @@ def embed(adata: Any, folder: str | None, source: str, **reading: Any) -> NDArra
         If there is neither a folder nor an embedding.
     """
     if folder is not None:
+        from cellfm_torch.data.files import Input
         from cellfm_torch.embedding import embed as embed_cells
 
-        embed_cells(adata, folder, **reading)
+        embed_cells(Input(Path(source), adata=adata), folder, **reading)
     elif EMBEDDING not in adata.obsm:
         raise UserError(f"{source} has no obsm['{EMBEDDING}']: embed it first (cellfm embed), or give --model FOLDER")
     return stored_embedding(adata, source)

@@ -37,7 +37,7 @@ FILTERS = ("min_genes", "max_genes", "min_counts", "max_counts", "max_mito")
 
 
 def embed(
-    adata: AnnData | str | Path,
+    adata: AnnData | Input | str | Path,
     model: Backbone | str | Path,
     *,
     output: str | Path | None = None,
@@ -64,7 +64,8 @@ def embed(
     Parameters
     ----------
     adata
-        Cells with raw counts: an AnnData, which is added to, or a file of any known format.
+        Cells with raw counts: an AnnData, which is added to (as an Input it has a name in reports), or a file of any
+        known format.
     model
         A model folder, or a network; in evaluation mode while it computes.
     output
@@ -119,7 +120,10 @@ def embed(
     names = [outputs] if isinstance(outputs, str) else list(outputs)
     if wrong := [name for name in FILTERS if name in reading]:
         raise UserError(f"{wrong[0]}: embedding keeps all cells: filter before, or by obs['cellfm_genes'] afterwards")
-    source = None if isinstance(adata, AnnData) else one_file(adata)
+    found = adata if isinstance(adata, AnnData) else adata.adata if isinstance(adata, Input) else None
+    source = None
+    if found is None:
+        source = one_file(adata.path if isinstance(adata, Input) else adata)
     target = None if output is None else _target(Path(output).expanduser(), overwrite=overwrite)
     if target is not None and source is None:
         raise UserError("output: is for cells in a file; write this AnnData with its write_h5ad instead")
@@ -129,7 +133,6 @@ def embed(
     network = model if isinstance(model, Backbone) else load_model(model)
     functions = _functions(network, names, int8=int8)
     cells: Given = adata if source is None else source
-    found = adata if isinstance(adata, AnnData) else None
     if source is not None and target is None and reading.get("stream") is not True and is_anndata(source):
         found = read(source)  # all of it is wanted in the end: it need not be read for its counts before
         cells = Input(source, adata=found)

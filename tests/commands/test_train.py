@@ -208,9 +208,9 @@ def unbroken(small_cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 def long_job(cells: Path, run: Path) -> list[str]:
-    # Several epochs, so that runs stop within one and go on across their ends; dropout is on.
+    # Several epochs, so that runs stop within one and go on across their ends; dropout is on, the network narrow.
     more = ("trainer.max_steps=24", "trainer.val_check_interval=9", "callbacks.checkpoint.every_n_train_steps=4")
-    return small_job(cells, run, *more)
+    return small_job(cells, run, "+model.config.dim=32", "+model.config.num_heads=1", *more)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -107,12 +107,16 @@ def gene_network(
 
 
 def _thin_out(texts: list[Annotation], ax: Axes) -> None:
-    """Take away texts that would lie on one before them."""
+    """Put texts that would lie on one before them below their dots, or take them away."""
     ax.figure.draw_without_rendering()  # type: ignore[union-attr]  # lays the axes out: where texts will be
     kept: list[Any] = []
     for text in texts:
-        box = text.get_window_extent()
-        if any(box.overlaps(other) for other in kept):
-            text.remove()
+        for above in (True, False):
+            text.xyann = (0, 3 if above else -5)
+            text.set_verticalalignment("bottom" if above else "top")
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in kept):
+                kept.append(box)
+                break
         else:
-            kept.append(box)
+            text.remove()

@@ -34,6 +34,16 @@ def read_cells(path: Path) -> Any:
     return adata
 
 
+def reading_of(cfg: Any) -> dict[str, Any]:
+    """Return what a configuration says of how cells are read and where they are embedded."""
+    return {
+        "layer": cfg.data.layer,
+        "counts": cfg.data.counts,
+        "genes": dict(cfg.genes),
+        "accelerator": cfg.accelerator,
+    }
+
+
 def embed(adata: Any, folder: str | None, source: str, **reading: Any) -> NDArray[np.float32]:
     """Embed the cells with a model folder where one is given; return ``obsm["X_cellfm"]``, (B, C).
 

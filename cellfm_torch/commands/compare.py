@@ -33,11 +33,7 @@ def compare(cfg: Any) -> int:
     adata = files.read_cells(path)
     # What is wrong with the columns shows before any work.
     comparison.planned(adata, cfg.condition, cfg.donor, cfg.case, cfg.control, path.name)
-    reading = {key: cfg.data[key] for key in ("layer", "counts")} | {
-        "genes": dict(cfg.genes),
-        "accelerator": cfg.accelerator,
-    }
-    files.embed(adata, cfg.model_folder, path.name, **reading)
+    files.embed(adata, cfg.model_folder, path.name, **files.reading_of(cfg))
     options = {key: cfg[key] for key in ("condition", "donor", "case", "control", "label", "k", "share", "fdr", "seed")}
     console = Console()
     with console.status("neighbourhoods on the embedding and on PCA ..."):

@@ -51,13 +51,13 @@ def run(cfg: Any) -> int:
     for line in says:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     overview = found.overview()
-    if "enriched" not in found.comparison:  # no sets were given
-        overview = overview.drop(columns=["enriched", "first", "fdr"])
-    console.print(_table(overview))
+    # Without sets nothing was tested.
+    untested = [] if "enriched" in found.comparison else ["enriched", "first", "fdr"]
+    console.print(_table(overview.drop(columns=untested)))
     console.print(_table(found.comparison))
     _save(found, settings, results, says, networks)
     shutil.rmtree(keep, ignore_errors=True)
-    answer(results=results, modules=found.overview(), comparison=found.comparison)
+    answer(results=results, modules=overview, comparison=found.comparison)
     console.print(f"results: {results}", highlight=False, markup=False, soft_wrap=True)
     return 0
 

@@ -56,10 +56,7 @@ def integrate(cfg: Any) -> int:
         raise UserError(f"label={cfg.label}: {path.name} has fewer than two types of cells; scores need two")
     # What is wrong with its options shows before any work.
     tuning = FineTuning(cfg, path, output) if cfg.method == "finetune" else None
-    reading = {key: cfg.data[key] for key in ("layer", "counts")} | {
-        "genes": dict(cfg.genes),
-        "accelerator": cfg.accelerator,
-    }
+    reading = files.reading_of(cfg)
     console = Console()
     embeddings = {}
     if tuning is not None:  # first: where it was interrupted it goes on at once

@@ -81,7 +81,7 @@ class ShardWriter:
         index |= {name: np.concatenate(parts) for name, parts in self._columns.items()}
         packed = io.BytesIO()
         # NumPy before 2.1 has no allow_pickle here and would take it for one more array.
-        np.savez_compressed(packed, **index)  # type: ignore[arg-type]
+        np.savez_compressed(packed, **index)  # type: ignore[arg-type]  # the stub takes an array for allow_pickle
         data = packed.getvalue()
         tail = _TAIL.pack(self._file.tell(), len(data), zlib.crc32(data))
         self._write(data)

@@ -51,21 +51,32 @@ def nearest_neighbours(embedding: Any, k: int, *, seed: int = 0) -> tuple[NDArra
     return indices[kept].reshape(len(x), k).astype(np.int64), distances[kept].reshape(len(x), k).astype(np.float64)
 
 
+def neighbours_and_itself(embedding: Any, k: int, *, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return what umap-learn calls the k nearest neighbours: the cell itself and the k - 1 others nearest to it.
+
+    umap-learn's own search calls a Python function for each pair of fewer than 4,096 cells, and compiles for ten
+    seconds before it. The arguments, and the shapes of what is returned, are those of :func:`nearest_neighbours`.
+    """
+    indices, distances = nearest_neighbours(embedding, k - 1, seed=seed)
+    itself = np.arange(len(indices))[:, None]
+    near = np.hstack([np.zeros_like(itself), distances]).astype(np.float32)
+    return np.hstack([itself, indices]), near
+
+
 def connectivities(embedding: Any, k: int = 15, *, seed: int = 0) -> sp.csr_matrix:
     """Return the symmetric weights (B, B) that UMAP and scanpy give to the k nearest neighbours, between 0 and 1."""
-    indices, distances = nearest_neighbours(embedding, k - 1, seed=seed)
-    rows = np.arange(len(indices))[:, None]  # umap counts the cell itself among its neighbours
+    indices, distances = neighbours_and_itself(embedding, k, seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from umap.umap_ import fuzzy_simplicial_set
 
         graph = fuzzy_simplicial_set(
             np.asarray(embedding, dtype=np.float32),
-            indices.shape[1] + 1,
+            indices.shape[1],
             np.random.RandomState(seed),
             "euclidean",
-            knn_indices=np.hstack([rows, indices]),
-            knn_dists=np.hstack([np.zeros_like(rows, dtype=np.float32), distances.astype(np.float32)]),
+            knn_indices=indices,
+            knn_dists=distances,
         )[0]
     return sp.csr_matrix(graph)
 

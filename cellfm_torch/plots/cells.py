@@ -45,7 +45,7 @@ def save_figure(fig: Figure, path: str | Path) -> Path:
     return Path(path)
 
 
-def umap_coordinates(embedding: Any, seed: int = 0, *, metric: str = "euclidean", n_neighbors: int = 15) -> np.ndarray:
+def umap_coordinates(embedding: Any, seed: int = 0, *, n_neighbors: int = 15) -> np.ndarray:
     """Lay cells out in the plane with UMAP; the same numbers give the same picture.
 
     Parameters
@@ -54,8 +54,9 @@ def umap_coordinates(embedding: Any, seed: int = 0, *, metric: str = "euclidean"
         One row per cell. Not standardised: the distances are those of the model.
     seed
         Random state of UMAP.
-    metric, n_neighbors
-        As in umap-learn and scanpy's neighbours; fewer neighbours where there are not so many cells.
+    n_neighbors
+        Nearest by Euclidean distance, the cell itself among them, as in umap-learn and scanpy; fewer where there are
+        not so many cells.
 
     Returns
     -------
@@ -77,6 +78,8 @@ def umap_coordinates(embedding: Any, seed: int = 0, *, metric: str = "euclidean"
     if len(x) < 5:
         u, s, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
         return np.pad((u * s)[:, :2], ((0, 0), (0, max(0, 2 - len(s)))))
+    from cellfm_torch.analysis.graph import neighbours_and_itself
+
     with warnings.catch_warnings():
         # umap warns of the Tensorflow it does not need, of its dependencies, and of the single thread we ask for.
         warnings.simplefilter("ignore")
@@ -85,8 +88,9 @@ def umap_coordinates(embedding: Any, seed: int = 0, *, metric: str = "euclidean"
         except ImportError:
             raise UserError("UMAP needs umap-learn, which is not installed: pip install umap-learn") from None
         # A minimal distance of 0.5, scanpy's default, keeps small clusters from shrinking to a dot.
-        options = {"metric": metric, "min_dist": 0.5, "random_state": seed, "n_jobs": 1}
-        return umap.UMAP(n_neighbors=min(n_neighbors, len(x) - 1), **options).fit_transform(x)
+        options = {"min_dist": 0.5, "random_state": seed, "n_jobs": 1}
+        near = neighbours_and_itself(x, n_neighbors, seed=seed)
+        return umap.UMAP(n_neighbors=near[0].shape[1], precomputed_knn=near, **options).fit_transform(x)
 
 
 def axis_of(ax: Axes | None, size: tuple[float, float]) -> Axes:

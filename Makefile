@@ -17,7 +17,7 @@ EXTRAS ?= dev
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup lock pretrain test lint format docs bounds clean-venv
+.PHONY: help setup setup-run lock pretrain test lint format docs bounds clean-venv
 
 help:
 	@echo 'make pretrain [ARGS="key=value ..."]   train the tiny model on the bundled cells, or go on where it stopped'
@@ -31,9 +31,11 @@ help:
 	@echo 'make clean-venv                        remove .venv'
 	@echo 'Set at will: PYTHON=python3.12  TORCH=torch==2.11.0  TORCH_INDEX=https://download.pytorch.org/whl/cu126'
 
-# The script does nothing when .venv is up to date: same setup.cfg, pyproject.toml, lock and variables.
-setup:
-	@VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' TORCH_INDEX='$(TORCH_INDEX)' LOCKED='$(LOCKED)' sh .ci/setup-venv
+# The script does nothing when .venv is up to date: same setup.cfg, pyproject.toml, lock and variables. `setup-run` leaves
+# out the developers' tools, which `setup` adds.
+setup: TOOLS := 1
+setup setup-run:
+	@TOOLS='$(TOOLS)' VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' TORCH_INDEX='$(TORCH_INDEX)' LOCKED='$(LOCKED)' sh .ci/setup-venv
 
 # From a fresh environment; torch is named as a release, without the name of the build.
 lock:
@@ -43,7 +45,7 @@ lock:
 	@$(RUN) -m pip freeze --disable-pip-version-check --exclude-editable --exclude cellfm_torch | sed 's/+.*//' >>$(VENV)/lock.txt
 	@mv $(VENV)/lock.txt .ci/lock.txt
 
-pretrain: setup
+pretrain: setup-run
 	@$(RUN) -m cellfm_torch.train +experiment=pretrain resume=true $(ARGS)
 	@command -v cellfm >/dev/null || echo "cellfm:     . $(VENV)/bin/activate puts it on the path of this shell"
 

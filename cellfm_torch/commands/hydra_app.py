@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import signal
@@ -213,10 +214,22 @@ def explain(problem: Exception, *, config: str) -> str:
             return "experiments are added with a plus: +experiment=NAME"
         return f"there is no option '{key}'{nearest(key, _option_names(config))}"
     if match := re.search(r"Error in call to target '([^']+)':\s*(\w+)\((.*?)\)\s*full_key: (\S+)", text, re.DOTALL):
-        return f"the option group '{match[4]}' cannot be used: {match[3].strip(chr(34) + chr(39))}"
+        said = match[3].strip(match[3][0])  # a repr of the message
+        if unknown := re.search(r"unexpected keyword argument '(\w+)'", said):
+            options = [f"{match[4]}.{name}" for name in _parameters(match[1])]
+            return f"there is no option '{match[4]}.{unknown[1]}'{nearest(f'{match[4]}.{unknown[1]}', options)}"
+        return f"the option group '{match[4]}' cannot be used: {said}"
     if type(problem).__name__ == "OverrideParseException":
         return f"{problem.override} is not of the form key=value; quote values with brackets, commas or spaces"  # type: ignore[attr-defined]
     return text.split("\n\n")[0]
+
+
+def _parameters(target: str) -> list[str]:
+    """Names that the object of a configuration is made with: of a class method, those of its class."""
+    from hydra.utils import get_object
+
+    called: Any = get_object(target)
+    return list(inspect.signature(getattr(called, "__self__", called)).parameters)
 
 
 def _option_names(config: str) -> list[str]:

@@ -147,7 +147,8 @@ def embed(
     )
     lengths = data.table.lengths
     if not lengths.any():
-        raise UserError(f"{source or 'AnnData'}: none of its {len(lengths):,} cells has counts in the model's genes")
+        named = adata.path if isinstance(adata, Input) else source or "AnnData"
+        raise UserError(f"{named}: none of its {len(lengths):,} cells has counts in the model's genes")
     data.token_budget = None  # open, or the least one cannot be asked for
     data.token_budget = max(token_budget, data.least_token_budget)
 

@@ -212,7 +212,10 @@ def explain(problem: Exception, *, config: str) -> str:
         key = match[1].split("@")[0]
         if key == "experiment":
             return "experiments are added with a plus: +experiment=NAME"
-        return f"there is no option '{key}'{nearest(key, _option_names(config))}"
+        names = _option_names(config)
+        if key in names:
+            return f"'{key}' is set and taken out (~{key}) at once: leave one of the two out"
+        return f"there is no option '{key}'{nearest(key, names)}"
     if match := re.search(r"Error in call to target '([^']+)':\s*(\w+)\((.*?)\)\s*full_key: (\S+)", text, re.DOTALL):
         said = match[3].strip(match[3][0])  # a repr of the message
         if unknown := re.search(r"unexpected keyword argument '(\w+)'", said):

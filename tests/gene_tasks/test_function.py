@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from jobs import answer_of
 
 from cellfm_torch import CellFM, CellFMConfig, ScFoundation, ScFoundationConfig, cli, gene_function
 from cellfm_torch.errors import UserError
@@ -67,8 +68,8 @@ def test_tables_predictions_and_the_picture(
     results = tmp_path / "results"
     typed = ["genes", "function", "--labels", str(labels), "--model", str(model), "--cells", str(cells)]
     typed += ["--results", str(results), "seeds=[0,1]", "folds=3", "training.most_epochs=15"]
-    assert cli.main(typed) == 0
-    said = capsys.readouterr().out
+    answer = answer_of(typed)
+    said = capsys.readouterr().err
     assert "labels (30 third, 60 other; 1 left out), mean ± standard deviation over folds and seeds" in said
     assert "beats the best baseline" in said and str(results) in said
     names = {path.name for path in results.iterdir()}
@@ -79,6 +80,8 @@ def test_tables_predictions_and_the_picture(
     assert len(scores) == 2 * 3 * (1 + 3 * len(features))
     assert set(scores["features"]) == {"majority", *features}
     summary = pd.read_csv(results / "summary.csv").set_index(["features", "probe"])
+    told = pd.DataFrame(answer["scores"]).set_index(["features", "probe"])
+    assert told.loc[("static", "logistic"), "auroc"] == pytest.approx(summary.loc[("static", "logistic"), "auroc"])
     assert (summary.loc["static", "auroc"].drop("mlp") > 0.95).all()
     assert summary.loc[("static", "mlp"), "auroc"] > 0.7  # of 60 genes it learns from 51, and it stops early
     # Thirty positives: three standard deviations of an AUROC without meaning are 0.2.

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from jobs import answer_of
 from one_cell import maps_of, single_cells
 
 from cellfm_torch import CellBatch, CellFM, ScFoundation, ScFoundationConfig, UserError
@@ -194,8 +195,9 @@ def test_command(folder: Path, cells: Path, tmp_path: Path, capsys: pytest.Captu
     names.write_text("\n".join(GENES))
     results = tmp_path / "results"
     arguments = ["genes", "relations", str(cells), "--model", str(folder), "--by", "kind", "--genes", str(names)]
-    assert main([*arguments, "--sets", str(sets), "--results", str(results)]) == 0
-    said = capsys.readouterr().out
+    answer = answer_of([*arguments, "--sets", str(sets), "--results", str(results)])
+    assert set(answer["groups"]) == {"a", "b"} and {row["group"] for row in answer["scores"]} == {"a", "b"}
+    said = capsys.readouterr().err
     assert "retention, all layers" in said and "retention of random weights" in said and "a: 2" in said
     files = {path.name for path in results.iterdir()}
     assert {"a.h5ad", "b.edges.csv", "a.cls.csv", "b.graphml", "a.png", "a.pdf", "scores.csv", "scores.png"} <= files

@@ -54,7 +54,7 @@ def nearest_neighbours(embedding: Any, k: int, *, seed: int = 0) -> tuple[NDArra
 def neighbours_and_itself(embedding: Any, k: int, *, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return what umap-learn calls the k nearest neighbours: the cell itself and the k - 1 others nearest to it.
 
-    umap-learn's own search calls a Python function for each pair of fewer than 4,096 cells, and compiles for ten
+    umap-learn's own search calls a Python function for each pair of fewer than 4,096 cells, and compiles for eight
     seconds before it. The arguments, and the shapes of what is returned, are those of :func:`nearest_neighbours`.
     """
     indices, distances = nearest_neighbours(embedding, k - 1, seed=seed)

@@ -51,6 +51,14 @@ def spawn(overrides: list[str], cwd: Path, module: str = "cellfm_torch.train") -
     )
 
 
+def finished(overrides: list[str], cwd: Path, module: str = "cellfm_torch.train") -> str:
+    """Run a command to its end and return what it says; in another process, as rounding depends on what ran before."""
+    process = spawn(overrides, cwd, module)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, (out, err)
+    return out
+
+
 def wait_for(condition: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
     """Wait for a file that the process writes."""
     deadline = time.monotonic() + seconds

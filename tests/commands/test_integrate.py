@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from jobs import answer_of, spawn, wait_for
+from jobs import answer_of, finished, spawn, wait_for
 from made_up import make_cells, make_model
 from safetensors.torch import load_file
 
@@ -85,19 +85,11 @@ def long_job(given: Given, output: Path, *more: str) -> list[str]:
     return typed(given, *options, *every, *more)
 
 
-def finished(job: list[str], cwd: Path) -> str:
-    """Run a job to its end and return what it says; in a process of its own, as rounding depends on what ran before."""
-    process = spawn(job, cwd, "cellfm_torch.cli")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out
-
-
 @pytest.fixture(scope="module")
 def unbroken(given: Given, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output of a fine-tuning that nothing stopped."""
     folder = tmp_path_factory.mktemp("unbroken")
-    finished(long_job(given, folder / "out.h5ad"), folder)
+    finished(long_job(given, folder / "out.h5ad"), folder, "cellfm_torch.cli")
     return folder / "out.h5ad"
 
 
@@ -122,7 +114,7 @@ def test_stopped_run_goes_on_to_the_same_weights(
     assert said.count("\n") == 1 and str(tmp_path / "out.training") in said
     assert before == sorted(path for path in tmp_path.rglob("*") if path.suffix != ".part")
 
-    assert "going on with what" in finished(long_job(given, output), tmp_path)
+    assert "going on with what" in finished(long_job(given, output), tmp_path, "cellfm_torch.cli")
     found, expected = (anndata.read_h5ad(path).obsm["X_cellfm"] for path in (output, unbroken))
     np.testing.assert_array_equal(found, expected)
     resumed, whole = (load_file(path.parent / "out.model" / "model.safetensors") for path in (output, unbroken))

@@ -11,7 +11,7 @@ import anndata
 import numpy as np
 import pytest
 import torch
-from jobs import small_job, spawn, wait_for
+from jobs import finished, small_job, spawn, wait_for
 from safetensors.torch import load_file
 
 from cellfm_torch import CellFM, ScFoundation, load_model
@@ -206,13 +206,6 @@ def unbroken(small_cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     folder = tmp_path_factory.mktemp("unbroken")
     finished(long_job(small_cells, folder / "run"), folder)
     return load_file(folder / "run" / "model" / "model.safetensors")
-
-
-def finished(job: list[str], cwd: Path) -> None:
-    """Run a job to its end in a process of its own: rounding depends on what ran before."""
-    process = spawn(job, cwd)
-    output = process.communicate(timeout=300)
-    assert process.returncode == 0, output
 
 
 def long_job(cells: Path, run: Path) -> list[str]:
